@@ -1,0 +1,161 @@
+package units
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"nspawnd/cgroup"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func pointer[T any](v T) *T { return &v }
+
+// machines are the cases of which each has a golden file for both encodings.
+var machines = map[string]struct {
+	config  Config
+	options Options
+	machine Machine
+}{
+	"web-257": {
+		Config{Entrypoint: []string{"/docker-entrypoint.sh"}, Cmd: []string{"nginx", "-g", "daemon off;"}, StopSignal: "SIGQUIT",
+			Env: []string{"NGINX_VERSION=1.28"}, ExposedPorts: map[string]struct{}{"80/tcp": {}}, Labels: map[string]string{"a": "b"}},
+		Options{},
+		Machine{Name: "web", Image: "registry.test:5000/demo/nginx:latest", Digest: "sha256:00", Path: "/docker-entrypoint.sh",
+			Network: HostNetwork, Detached: true, Manager: 257, Root: "/run/nspawnd/web.1", Dir: "/var/lib/nspawnd/machines/web.1"},
+	},
+	"web-262": {
+		Config{Entrypoint: []string{"/docker-entrypoint.sh"}, Cmd: []string{"nginx", "-g", "daemon off;"}, StopSignal: "SIGQUIT"},
+		Options{},
+		Machine{Name: "web", Image: "registry.test:5000/demo/nginx:latest", Digest: "sha256:00", Path: "/docker-entrypoint.sh",
+			Network: HostNetwork, Detached: true, Manager: 262, Dir: "/var/lib/nspawnd/machines/web.1"},
+	},
+	"user-limits-volumes": {
+		Config{User: "redis", Cmd: []string{"redis-server"}, Volumes: map[string]struct{}{"/data": {}}, WorkingDir: "/data", StopTimeout: pointer(30)},
+		Options{Env: []string{"my.var=odd name", "LANG=C.UTF-8"}, Args: []string{"sh", "-c", "echo $HOME 100% \"quoted\" 'a\\b'\nline"}},
+		Machine{Name: "my-cache", Image: "demo/redis", Digest: "sha256:00", Path: "/bin/sh", Network: NoNetwork, ReadOnly: true, Manager: 262,
+			Account: Account{UID: 999, GID: 998, Groups: []uint32{998, 5}}, Launcher: "/usr/lib/nspawnd/nspawnd-launcher",
+			Volumes:   []Volume{{Source: "/srv/a:b", Target: "/a"}, {Source: "/srv/ro", Target: "/ro", ReadOnly: true, NoRecursive: true}},
+			Resources: cgroup.Resources{Memory: pointer(uint64(64 << 20)), CPU: pointer(uint64(1_500_000)), PIDs: pointer(uint64(100))},
+			Dir:       "/var/lib/nspawnd/machines/my-cache.1",
+			Extra: []Directive{{"MemoryHigh", uint64(48 << 20)}, {"TasksMax", uint64(cgroup.Infinity)}, {"CapabilityBoundingSet", uint64(1)},
+				{"LimitNOFILE", Limit{1024, 4096}}}},
+	},
+}
+
+func TestTranslate(t *testing.T) {
+	for name, c := range machines {
+		t.Run(name, func(t *testing.T) {
+			m := c.machine
+			var err error
+			if m.Payload, err = Merge(c.config, c.options, m.Name); err != nil {
+				t.Fatal(err)
+			}
+			set := m.Translate()
+			golden(t, name+".units", set.Text())
+			var b strings.Builder
+			for _, u := range append([]Unit{set.Main}, set.Aux...) {
+				fmt.Fprintf(&b, "%s\n", u.Name)
+				for _, p := range u.Properties() {
+					fmt.Fprintf(&b, "\t%s = %#v\n", p.Name, p.Value)
+				}
+			}
+			golden(t, name+".bus", b.String())
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got, go test -update writes it):\n%s", path, diff)
+	}
+}
+
+func TestMerge(t *testing.T) {
+	image := Config{Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, Env: []string{"A=1", "BARE", "PATH=/bin"}, WorkingDir: "srv//x/.."}
+	for _, c := range []struct {
+		name    string
+		config  Config
+		options Options
+		argv    string // "": refused
+		check   func(Payload) bool
+	}{
+		{"the image's own", image, Options{}, "/entry serve", func(p Payload) bool { return p.WorkingDir == "/srv" && p.StopSignal == 15 }},
+		{"arguments replace Cmd", image, Options{Args: []string{"-x"}}, "/entry -x", nil},
+		{"an entrypoint drops Cmd", image, Options{Entrypoint: pointer("/other")}, "/other", nil},
+		{"an entrypoint with arguments", image, Options{Entrypoint: pointer(`["/a","b"]`), Args: []string{"c"}}, "/a b c", nil},
+		{"no entrypoint", image, Options{Entrypoint: pointer(""), Args: []string{"sh"}}, "sh", nil},
+		{"nothing left to run", image, Options{Entrypoint: pointer("")}, "", nil},
+		{"nothing to run", Config{}, Options{}, "", nil},
+		{"bad JSON", image, Options{Entrypoint: pointer(`["a"`)}, "", nil},
+		{"a NUL byte", image, Options{Args: []string{"a\x00b"}}, "", nil},
+		{"bad signal", Config{Cmd: []string{"x"}, StopSignal: "SIGNOPE"}, Options{}, "", nil},
+		{"real-time signal", Config{Cmd: []string{"x"}, StopSignal: "SIGRTMIN+3"}, Options{}, "x", func(p Payload) bool { return p.StopSignal == 37 }},
+		{"numeric signal", Config{Cmd: []string{"x"}, StopSignal: "9"}, Options{}, "x", func(p Payload) bool { return p.StopSignal == 9 }},
+		{"relative --workdir", image, Options{WorkingDir: "x"}, "", nil},
+		{"--workdir", image, Options{WorkingDir: "/x/"}, "/entry serve", func(p Payload) bool { return p.WorkingDir == "/x" }},
+		{"--user", image, Options{User: "1:2"}, "/entry serve", func(p Payload) bool { return p.User == "1:2" }},
+		{"environment", image, Options{Env: []string{"A=2"}}, "/entry serve", func(p Payload) bool {
+			a, _ := p.Getenv("A")
+			bare, set := p.Getenv("BARE")
+			path, _ := p.Getenv("PATH")
+			host, _ := p.Getenv("HOSTNAME")
+			return a == "2" && bare == "" && set && path == "/bin" && host == "m"
+		}},
+		{"nameless environment", Config{Cmd: []string{"x"}, Env: []string{"=x"}}, Options{}, "", nil},
+		{"volume at the root", Config{Cmd: []string{"x"}, Volumes: map[string]struct{}{"/": {}, "b/../a": {}}}, Options{}, "x",
+			func(p Payload) bool { return len(p.Volumes) == 1 && p.Volumes[0] == "/a" }},
+	} {
+		p, err := Merge(c.config, c.options, "m")
+		if (err == nil) != (c.argv != "") || err == nil && (strings.Join(p.Argv, " ") != c.argv || c.check != nil && !c.check(p)) {
+			t.Errorf("%s: %+v, %v", c.name, p, err)
+		}
+	}
+}
+
+// Nothing of an image may become a directive: whatever its strings hold, each unit file keeps its lines.
+func TestTextKeepsItsLines(t *testing.T) {
+	evil := "x\nExecStart=/evil\r\x1b[31m%n $HOME \\ \" '"
+	m := Machine{Name: "m", Image: evil, Path: "/bin/" + evil, Network: HostNetwork, Manager: 262, Dir: "/d"}
+	var err error
+	m.Payload, err = Merge(Config{Cmd: []string{evil, evil}, Env: []string{"A=" + evil}, Volumes: map[string]struct{}{evil: {}}}, Options{}, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ReadOnly = true
+	plain := m
+	plain.Image, plain.Path = "x", "/bin/x"
+	plain.Payload, _ = Merge(Config{Cmd: []string{"x", "x"}, Env: []string{"A=\x01"}, Volumes: map[string]struct{}{"x": {}}}, Options{}, "m")
+	keys := func(s Set) (out []string) {
+		for line := range strings.Lines(s.Text()) {
+			key, _, _ := strings.Cut(line, "=")
+			out = append(out, strings.TrimSpace(key))
+		}
+		return out
+	}
+	if diff := cmp.Diff(keys(plain.Translate()), keys(m.Translate())); diff != "" {
+		t.Errorf("directives differ (-plain +evil):\n%s", diff)
+	}
+	for _, r := range m.Translate().Text() {
+		if r < ' ' && r != '\n' || r == 0x7f {
+			t.Errorf("control character %q in the unit files", r)
+		}
+	}
+}

@@ -1,0 +1,133 @@
+package units
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Text writes the set as unit files (systemd.syntax(7)), each after a comment with its name.
+func (s Set) Text() string {
+	var b strings.Builder
+	for _, note := range s.Notes {
+		fmt.Fprintf(&b, "# %s\n", oneLine(note))
+	}
+	for _, u := range append([]Unit{s.Main}, s.Aux...) {
+		if b.Len() > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "# %s\n%s", u.Name, u.Text())
+	}
+	return b.String()
+}
+
+// Text writes the unit as a unit file.
+func (u Unit) Text() string {
+	var b strings.Builder
+	for _, section := range []string{"Unit", "Service"} {
+		fmt.Fprintf(&b, "[%s]\n", section)
+		for _, d := range u.Directives {
+			row := directives[d.Name]
+			if row.section != section {
+				continue
+			}
+			for _, v := range row.kind.text(d.Value) {
+				fmt.Fprintf(&b, "%s=%s\n", d.Name, v)
+			}
+		}
+	}
+	return b.String()
+}
+
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// escapeSpecifiers keeps a plain value as it is: "%" starts a specifier in unit files (systemd.unit(5)), and control
+// characters would end the assignment.
+func escapeSpecifiers(s string) string { return strings.ReplaceAll(oneLine(s), "%", "%%") }
+
+// quoteWord writes one word of a list so that systemd.syntax(7) reads it back unchanged.
+func quoteWord(w string) string {
+	plain := w != "" && strings.IndexFunc(w, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:=@,~", r))
+	}) < 0
+	if plain {
+		return w
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(w) {
+		switch c := w[i]; {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c == '%':
+			b.WriteString("%%")
+		case c == '\n':
+			b.WriteString(`\n`)
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+func joinWords(w []string) string {
+	quoted := make([]string, len(w))
+	for i := range w {
+		quoted[i] = quoteWord(w[i])
+	}
+	return strings.Join(quoted, " ")
+}
+
+// splitWords reads a list of words with the quoting of systemd.syntax(7): single or double quotes around a word, and a
+// backslash before a character that stands for itself.
+func splitWords(s string) ([]string, error) {
+	var out []string
+	var word strings.Builder
+	var quote byte
+	inWord := false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s):
+			i++
+			word.WriteByte(s[i])
+			inWord = true
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+			inWord = true
+		case quote == 0 && (c == ' ' || c == '\t' || c == '\n'):
+			if inWord {
+				out = append(out, word.String())
+				word.Reset()
+			}
+			inWord = false
+		default:
+			word.WriteByte(c)
+			inWord = true
+		}
+	}
+	if quote != 0 {
+		return nil, fmt.Errorf("%q: a quote is not closed", s)
+	}
+	if inWord {
+		out = append(out, word.String())
+	}
+	return slices.Clip(out), nil
+}
+
+func cut(assignment string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(assignment, "=")
+	return strings.TrimSpace(name), strings.TrimSpace(value), ok && name != ""
+}
