@@ -1,0 +1,138 @@
+package fetch
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path"
+	"strings"
+	"unicode"
+
+	"github.com/docker/distribution/registry/api/errcode"
+	v2 "github.com/docker/distribution/registry/api/v2"
+	"go.podman.io/image/v5/docker"
+
+	"nspawnd/image"
+)
+
+// Error is why an image could not be had, in one line that is fit for a terminal whatever the registry sent.
+type Error struct {
+	Err    error
+	Advice []string // what to do now, a line each
+}
+
+func (e *Error) Error() string { return printable(e.Err.Error()) }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Kinds of errors, for [errors.Is].
+var (
+	ErrUntrusted   = errors.New("not trusted")
+	ErrNoSuchImage = errors.New("not found on the registry")
+	ErrDenied      = errors.New("access denied by the registry")
+	ErrUnreachable = errors.New("registry not reachable")
+	ErrInterrupted = errors.New("interrupted")
+)
+
+// explain makes an *Error of whatever went wrong on the way.
+func (p *pull) explain(ctx context.Context, err error) error {
+	e := &Error{}
+	host := p.ref.Domain()
+	var known *Error
+	var opError *net.OpError
+	var dnsError *net.DNSError
+	var certificateError *tls.CertificateVerificationError
+	var recordError tls.RecordHeaderError
+	switch {
+	case errors.As(err, &known):
+		for _, line := range known.Advice {
+			e.Advice = append(e.Advice, printable(line))
+		}
+		err = known.Err
+	case ctx.Err() != nil: // whatever came of it
+		if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
+			err = ErrInterrupted
+		}
+	case isStatus(err, http.StatusNotFound), errors.Is(err, v2.ErrorCodeManifestUnknown), errors.Is(err, v2.ErrorCodeNameUnknown), hasCode(err, v2.ErrorCodeManifestUnknown, v2.ErrorCodeNameUnknown):
+		err = ErrNoSuchImage
+	case isDenied(err):
+		err = fmt.Errorf("%w: %w", ErrDenied, err)
+		e.Advice = []string{"if it needs an account: podman login " + host}
+	case errors.As(err, &certificateError), errors.As(err, new(x509.UnknownAuthorityError)):
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+		e.Advice = []string{"if the registry has a certificate of your own: copy its CA to /etc/containers/certs.d/" + host + "/ca.crt"}
+	case errors.As(err, &recordError), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		err = fmt.Errorf("%w: it does not speak TLS", ErrUnreachable)
+		e.Advice = []string{"if that is meant to be: see \"insecure\" in containers-registries.conf(5)"}
+	case errors.As(err, &dnsError):
+		err = fmt.Errorf("%w: %w", ErrUnreachable, dnsError)
+	case errors.As(err, &opError):
+		err = fmt.Errorf("%w: %w", ErrUnreachable, opError)
+	}
+	e.Err = fmt.Errorf("image %s: %w", p.ref, err)
+	return e
+}
+
+func isStatus(err error, codes ...int) bool {
+	var status docker.UnexpectedHTTPStatusError
+	if !errors.As(err, &status) {
+		return false
+	}
+	for _, code := range codes {
+		if status.StatusCode == code {
+			return true
+		}
+	}
+	return false
+}
+
+func hasCode(err error, codes ...errcode.ErrorCode) bool {
+	var coder errcode.ErrorCoder
+	if !errors.As(err, &coder) {
+		return false
+	}
+	for _, code := range codes {
+		if coder.ErrorCode() == code {
+			return true
+		}
+	}
+	return false
+}
+
+func isDenied(err error) bool {
+	return errors.As(err, new(docker.ErrUnauthorizedForCredentials)) ||
+		isStatus(err, http.StatusUnauthorized, http.StatusForbidden) ||
+		hasCode(err, errcode.ErrorCodeUnauthorized, errcode.ErrorCodeDenied)
+}
+
+// refused is the error for an image that is not trusted, with the ways out.
+func (p *pull) refused(m *chosenManifest, reason error, pin bool) error {
+	prefix := path.Dir(p.ref.Repository())
+	advice := []string{"trust who signs it:      machinectl-lite trust add --prefix " + prefix + " KEYFILE"}
+	if pin {
+		digest := m.digest
+		if m.list != nil {
+			digest = image.DigestOf(m.list)
+		}
+		advice = append(advice, "pin what it is now:      "+p.ref.WithDigest(digest).String())
+	}
+	advice = append(advice, "take it without a proof: --insecure-options=image")
+	return &Error{Err: fmt.Errorf("%w: %w", ErrUntrusted, reason), Advice: advice}
+}
+
+// printable makes one line of s that does nothing to a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.TrimSpace(s))
+}

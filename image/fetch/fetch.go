@@ -1,0 +1,315 @@
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
+	"go.podman.io/image/v5/docker"
+	containersimage "go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/pkg/blobinfocache/none"
+	"go.podman.io/image/v5/types"
+	"golang.org/x/sync/errgroup"
+
+	"nspawnd/image"
+)
+
+// Options say how to pull. The zero value is right for users.
+type Options struct {
+	InsecureImage bool           // accept the image without any proof
+	Platform      image.Platform // this host's if zero
+	// Progress is told how far a layer's blob is; calls come from several goroutines.
+	Progress func(layer image.Digest, done, total int64)
+	// TrustDirs are image.TrustDirs if nil.
+	TrustDirs []string
+	// System is where containers/image looks for its configuration, credentials and certificates; the host's if nil.
+	System *types.SystemContext
+}
+
+const (
+	parallelLayers = 3
+	// Limits on an image; those on a layer are in package image.
+	maxImageSize = 64 << 30 // bytes of uncompressed layers
+)
+
+// patience is how long a registry that says nothing is waited for.
+var patience = time.Minute
+
+// Pull makes store hold the image ref and returns its record. What the store has already is not fetched again. The
+// error is an *[Error].
+func Pull(ctx context.Context, store *image.Store, ref image.Reference, options Options) (*image.Image, error) {
+	logrus.SetLevel(logrus.PanicLevel) // containers/image returns its errors; what it logs repeats them
+	p := &pull{store: store, ref: ref, Options: options}
+	if p.TrustDirs == nil {
+		p.TrustDirs = image.TrustDirs
+	}
+	if p.Platform == (image.Platform{}) {
+		p.Platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	}
+	ctx, p.watchdog = withWatchdog(ctx, patience)
+	defer p.watchdog.stop()
+	img, err := p.run(ctx)
+	if err != nil {
+		return nil, p.explain(ctx, err)
+	}
+	return img, nil
+}
+
+// pull is one image on its way.
+type pull struct {
+	Options
+	store    *image.Store
+	ref      image.Reference
+	watchdog *watchdog
+	budget   budget
+}
+
+func (p *pull) run(ctx context.Context) (*image.Image, error) {
+	rules, err := p.rules()
+	if err != nil {
+		return nil, err
+	}
+	sys, cleanup, err := p.systemContext(rules)
+	if err != nil {
+		return nil, err
+	}
+	defer cleanup()
+
+	name := p.ref
+	if name.Digest() != "" { // containers/image takes a tag or a digest
+		name = name.WithDigest(name.Digest())
+	}
+	source, err := docker.ParseReference("//" + name.String())
+	if err != nil {
+		return nil, err
+	}
+	registry, err := p.newSource(ctx, source, sys)
+	if err != nil {
+		return nil, err
+	}
+	defer registry.Close()
+	m, err := p.chooseManifest(ctx, sys, registry)
+	if err != nil {
+		return nil, err
+	}
+	trust, signatures, err := p.decide(ctx, rules, m)
+	if err != nil {
+		return nil, err
+	}
+
+	img := &image.Image{Reference: p.ref, ManifestDigest: m.digest, Trust: trust}
+	config, layers, err := p.parts(m)
+	if err != nil {
+		return nil, err
+	}
+	configBlob, err := p.config(ctx, registry, config)
+	if err != nil {
+		return nil, err
+	}
+	img.ConfigDigest = image.DigestOf(configBlob)
+	if img.Platform, img.Config, img.Layers, err = image.ParseConfig(configBlob); err != nil {
+		return nil, err
+	}
+	if err := p.checkPlatform(img.Platform); err != nil {
+		return nil, err
+	}
+	if len(img.Layers) != len(layers) {
+		return nil, fmt.Errorf("manifest has %d layers, configuration %d", len(layers), len(img.Layers))
+	}
+
+	writer, err := p.store.Writer()
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	blobs := append(signatures, configBlob, m.blob)
+	if m.list != nil {
+		blobs = append(blobs, m.list)
+	}
+	for _, blob := range blobs {
+		if _, err := writer.AddBlob(blob); err != nil {
+			return nil, err
+		}
+	}
+	group, layerCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelLayers)
+	for i, layer := range layers {
+		group.Go(func() error {
+			return writer.AddLayer(layerCtx, img.Layers[i], func() (io.ReadCloser, error) {
+				return p.openLayer(layerCtx, registry, layer)
+			})
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	img.Pulled = time.Now().Truncate(time.Second)
+	return img, writer.AddImage(img)
+}
+
+// newSource asks the registry for the manifest of the name.
+func (p *pull) newSource(ctx context.Context, ref types.ImageReference, sys *types.SystemContext) (types.ImageSource, error) {
+	p.watchdog.begin()
+	defer p.watchdog.end()
+	return ref.NewImageSource(ctx, sys)
+}
+
+// chosenManifest is an image's manifest, and the index that it was chosen from if there was one.
+type chosenManifest struct {
+	image    *containersimage.UnparsedImage
+	blob     []byte
+	mimeType string
+	digest   image.Digest
+
+	index *containersimage.UnparsedImage
+	list  []byte
+}
+
+// chooseManifest gives the manifest for the platform. Its digest, and that which the user named, have been checked.
+func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext, registry types.ImageSource) (*chosenManifest, error) {
+	p.watchdog.begin()
+	defer p.watchdog.end()
+	m := &chosenManifest{image: containersimage.UnparsedInstance(registry, nil)}
+	var err error
+	if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
+		return nil, err
+	}
+	if manifest.MIMETypeIsMultiImage(m.mimeType) {
+		list, err := manifest.ListFromBlob(m.blob, m.mimeType)
+		if err != nil {
+			return nil, err
+		}
+		instance, err := list.ChooseInstance(sys)
+		if err != nil {
+			return nil, err
+		}
+		m.index, m.list = m.image, m.blob
+		m.image = containersimage.UnparsedInstance(registry, &instance)
+		if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.digest = image.DigestOf(m.blob)
+	return m, nil
+}
+
+// Media types of layers that are plain tars in the end. Compression is recognised by content, as podman does it.
+var layerTypes = []string{
+	v1.MediaTypeImageLayer, v1.MediaTypeImageLayerGzip, v1.MediaTypeImageLayerZstd,
+	manifest.DockerV2SchemaLayerMediaTypeUncompressed, manifest.DockerV2Schema2LayerMediaType, manifest.DockerV2SchemaLayerMediaTypeZstd,
+}
+
+// parts reads the manifest: where the configuration and the layers are.
+func (p *pull) parts(m *chosenManifest) (config types.BlobInfo, layers []types.BlobInfo, err error) {
+	if m.mimeType != v1.MediaTypeImageManifest && m.mimeType != manifest.DockerV2Schema2MediaType {
+		return config, nil, fmt.Errorf("manifest of type %q is not supported", m.mimeType)
+	}
+	parsed, err := manifest.FromBlob(m.blob, m.mimeType)
+	if err != nil {
+		return config, nil, err
+	}
+	config = parsed.ConfigInfo()
+	if config.MediaType != v1.MediaTypeImageConfig && config.MediaType != manifest.DockerV2Schema2ConfigMediaType {
+		return config, nil, fmt.Errorf("not an image of a file system but %q", config.MediaType)
+	}
+	infos := parsed.LayerInfos()
+	if len(infos) > image.MaxLayers {
+		return config, nil, fmt.Errorf("%d layers, more than %d", len(infos), image.MaxLayers)
+	}
+	for _, info := range infos {
+		if !slices.Contains(layerTypes, info.MediaType) {
+			return config, nil, fmt.Errorf("layer %s: its type %q is not supported", info.Digest, info.MediaType)
+		}
+		layers = append(layers, types.BlobInfo{Digest: info.Digest, Size: info.Size}) // without URLs on other hosts
+	}
+	for _, blob := range append(slices.Clone(layers), config) {
+		if _, err := image.ParseDigest(blob.Digest.String()); err != nil {
+			return config, nil, err
+		}
+		if blob.Size < 0 {
+			return config, nil, fmt.Errorf("blob %s: no size", blob.Digest)
+		}
+	}
+	return types.BlobInfo{Digest: config.Digest, Size: config.Size}, layers, nil
+}
+
+// config gives the image's configuration, from the store if it is there.
+func (p *pull) config(ctx context.Context, registry types.ImageSource, info types.BlobInfo) ([]byte, error) {
+	if data, err := p.store.Blob(image.Digest(info.Digest)); err == nil {
+		return data, nil
+	}
+	if info.Size > image.MaxBlob {
+		return nil, fmt.Errorf("image configuration of %d bytes, more than %d", info.Size, image.MaxBlob)
+	}
+	blob, err := p.openBlob(ctx, registry, info)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	return io.ReadAll(blob)
+}
+
+func (p *pull) checkPlatform(got image.Platform) error {
+	want := p.Platform
+	if got.OS == "" && got.Architecture == "" || got.OS == want.OS && got.Architecture == want.Architecture {
+		return nil
+	}
+	return &Error{
+		Err:    fmt.Errorf("is for %s/%s, not for %s/%s", got.OS, got.Architecture, want.OS, want.Architecture),
+		Advice: []string{fmt.Sprintf("to pull it all the same: --platform=%s/%s", got.OS, got.Architecture)},
+	}
+}
+
+// openBlob starts to fetch a blob. Reading it fails at the end if its size or digest is another.
+func (p *pull) openBlob(ctx context.Context, registry types.ImageSource, info types.BlobInfo) (io.ReadCloser, error) {
+	p.watchdog.begin()
+	blob, _, err := registry.GetBlob(ctx, info, none.NoCache)
+	p.watchdog.end()
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", info.Digest, err)
+	}
+	return &verifier{ctx: ctx, blob: blob, info: info, hash: sha256.New(), watchdog: p.watchdog}, nil
+}
+
+// openLayer starts to fetch a layer and gives its uncompressed tar.
+func (p *pull) openLayer(ctx context.Context, registry types.ImageSource, info types.BlobInfo) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	blob, err := p.openBlob(ctx, registry, info)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if p.Progress != nil {
+		blob = &progressReader{blob, p.Progress, image.Digest(info.Digest), info.Size, 0}
+	}
+	return p.budget.limit(uncompress(blob, cancel)), nil
+}
+
+// systemContext is the caller's, with what the deciding rules add to registries.d.
+func (p *pull) systemContext(rules *ruleSet) (*types.SystemContext, func(), error) {
+	sys := types.SystemContext{}
+	if p.System != nil {
+		sys = *p.System
+	}
+	sys.OSChoice, sys.ArchitectureChoice, sys.VariantChoice = p.Platform.OS, p.Platform.Architecture, p.Platform.Variant
+	if sys.DockerRegistryUserAgent == "" {
+		sys.DockerRegistryUserAgent = "nspawnd"
+	}
+	if p.InsecureImage || !rules.attachments && rules.lookaside == "" {
+		return &sys, func() {}, nil
+	}
+	dir, err := registriesDir(&sys, p.ref, rules)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configuring signature storage: %w", err)
+	}
+	sys.RegistriesDirPath = dir
+	return &sys, func() { os.RemoveAll(dir) }, nil
+}

@@ -1,0 +1,81 @@
+package image
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Machines is the directory in which each machine has one of its own.
+func (s *Store) Machines() string { return filepath.Join(s.root, "machines") }
+
+// NewMachine makes a new directory for a machine's writable layer. The directory comes open and locked (flock): as long as
+// that holds, nobody takes it for abandoned.
+func (s *Store) NewMachine(name string) (*os.File, error) {
+	unlock, err := s.lockMachines()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	path, err := os.MkdirTemp(s.Machines(), name+".")
+	if err != nil {
+		return nil, fmt.Errorf("making a directory for machine %s: %w", name, err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	return dir, nil
+}
+
+// SweepMachines removes the directories of machines whose client was killed before a unit took them over: those that nobody
+// holds locked and that owned says no unit has. discard removes one.
+func (s *Store) SweepMachines(owned func(dir string) bool, discard func(dir string)) error {
+	unlock, err := s.lockMachines()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	entries, err := os.ReadDir(s.Machines())
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		path := filepath.Join(s.Machines(), entry.Name())
+		if !entry.IsDir() || owned(path) {
+			continue
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		// In this order: a client lets go of the lock when the unit is there.
+		if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && !owned(path) {
+			discard(path)
+		}
+		dir.Close()
+	}
+	return nil
+}
+
+// lockMachines keeps a directory that was made and is not locked yet from being taken for abandoned.
+func (s *Store) lockMachines() (unlock func(), err error) {
+	if err := os.MkdirAll(s.Machines(), 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(s.Machines())
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("locking %s: %w", dir.Name(), err)
+	}
+	return func() { dir.Close() }, nil
+}

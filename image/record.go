@@ -1,0 +1,82 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Image is the record of one stored image: what a start needs to know, in one small file.
+type Image struct {
+	Reference      Reference `json:"reference"`
+	ManifestDigest Digest    `json:"manifestDigest"` // of the image's own manifest, not of an index
+	ConfigDigest   Digest    `json:"configDigest"`   // podman's image ID
+	Platform       Platform  `json:"platform"`
+	Layers         []Digest  `json:"layers"`              // DiffIDs, base first
+	BaseLayer      int       `json:"baseLayer,omitempty"` // index of the lowest layer that shows; one above it may hide all below it
+	RootLayer      int       `json:"rootLayer"`           // index of the layer that says how the root directory is; -1 if none does
+	Config         Config    `json:"config"`
+	Size           int64     `json:"size"` // bytes that its layers take on disk
+	Pulled         time.Time `json:"pulled"`
+	Trust          Trust     `json:"trust"`
+}
+
+// Trust is why an image was accepted.
+type Trust struct {
+	Kind TrustKind `json:"kind"`
+	Rule string    `json:"rule,omitempty"` // the file and the prefix or scope in it that decided
+	// Signer is the fingerprint of the key that signed, as "machinectl-lite trust list" shows it.
+	Signer string `json:"signer,omitempty"`
+	// Signed is the digest that the signatures are for, an index's or the image's own, and Signatures the blobs that hold
+	// them as containers/image's "dir:" does: with them and the manifest the decision can be repeated without the registry.
+	Signed     Digest    `json:"signed,omitempty"`
+	Signatures []Digest  `json:"signatures,omitempty"`
+	Policy     Digest    `json:"policy,omitempty"` // of the rule with its keys, to notice when it changes
+	Time       time.Time `json:"time"`
+	Insecure   []string  `json:"insecure,omitempty"` // checks that the user turned off, by the names of --insecure-options=
+}
+
+// TrustKind is the kind of proof that an image was accepted by.
+type TrustKind string
+
+const (
+	TrustGPG      TrustKind = "signedBy"       // an OpenPGP "simple signing" signature
+	TrustSigstore TrustKind = "sigstoreSigned" // a sigstore signature
+	TrustPolicy   TrustKind = "policy"         // requirements of policy.json that are more than one of these
+	TrustDigest   TrustKind = "digest-pin"     // the user named the digest
+	TrustInsecure TrustKind = "insecure"       // nothing: a rule or --insecure-options=image accepts anything
+)
+
+// parseImage reads a record.
+func parseImage(data []byte) (*Image, error) {
+	img := &Image{}
+	if err := json.Unmarshal(data, img); err != nil {
+		return nil, err
+	}
+	return img, img.check()
+}
+
+func (img *Image) check() error {
+	switch {
+	case img.Reference == Reference{}:
+		return errors.New("no reference")
+	case img.ManifestDigest == "" || img.ConfigDigest == "":
+		return errors.New("no digest")
+	case len(img.Layers) > MaxLayers:
+		return fmt.Errorf("%d layers, more than %d", len(img.Layers), MaxLayers)
+	case img.BaseLayer < 0 || img.BaseLayer > max(0, len(img.Layers)-1) || img.RootLayer < -1 || img.RootLayer >= len(img.Layers):
+		return errors.New("layer out of range")
+	}
+	return nil
+}
+
+// recordPath is where the record of an image with this name is, below images/. A component of the path has no ":" or "@" and
+// none is "..", so no two names have one place and none is outside.
+func (r Reference) recordPath() string {
+	suffix := ":" + r.tag
+	if r.digest != "" {
+		suffix = "@" + string(r.digest)
+	}
+	return r.Repository() + suffix + ".json"
+}

@@ -1,0 +1,432 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultRoot is where the store is.
+const DefaultRoot = "/var/lib/nspawnd"
+
+// ErrNotFound says that the store has no such image, layer or blob.
+var ErrNotFound = errors.New("not in the store")
+
+// Limits on what is read back, far above what is ever written.
+const (
+	MaxBlob   = 4 << 20 // bytes of a manifest, configuration or signature
+	MaxLayers = 480     // of an image; overlayfs takes 500 lower directories
+	maxRecord = 2 * MaxBlob
+)
+
+// Store is the directory that images are kept in.
+type Store struct {
+	root    string
+	backend backend
+}
+
+// backend keeps the content of layers. A layer has a directory to itself, which has its final name only when create
+// has returned and everything in it is on disk.
+type backend interface {
+	// create reads a layer's uncompressed tar to its end and keeps it in dir.
+	create(dir string, tar io.Reader) (layerRecord, error)
+	// lower returns the layer in dir as a directory that overlayfs can use as a lower one.
+	lower(dir string) (*os.File, error)
+}
+
+// layerRecord is what an image needs to know of its layers when it is put together; it lies beside the layer.
+type layerRecord struct {
+	Size   int64 `json:"size"`             // bytes on disk
+	Root   bool  `json:"root,omitempty"`   // says what the root directory's attributes are
+	Opaque bool  `json:"opaque,omitempty"` // hides everything below
+}
+
+// Open returns the store below root, which need not exist yet.
+func Open(root string) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return &Store{root, erofsBackend{}}, nil
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.root}, elem...)...)
+}
+
+func (s *Store) layerDir(diffID Digest) string { return s.path("layers", layerName(diffID)) }
+
+func layerName(diffID Digest) string { return "sha256-" + diffID.Hex() }
+
+// Image returns the record of the image that is stored under ref; the error is [ErrNotFound] if there is none.
+func (s *Store) Image(ref Reference) (*Image, error) {
+	img, err := s.readImage(s.path("images", ref.recordPath()))
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return img, nil
+}
+
+// Images returns the records of all images, by name. Records that can't be read are left out and named in the error.
+func (s *Store) Images() ([]*Image, error) {
+	var images []*Image
+	var unreadable []error
+	err := filepath.WalkDir(s.path("images"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		img, err := s.readImage(path)
+		if err != nil {
+			unreadable = append(unreadable, err)
+			return nil
+		}
+		images = append(images, img)
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		unreadable = append(unreadable, err)
+	}
+	slices.SortFunc(images, func(a, b *Image) int { return cmp.Compare(a.Reference.String(), b.Reference.String()) })
+	return images, errors.Join(unreadable...)
+}
+
+func (s *Store) readImage(path string) (*Image, error) {
+	data, err := readLimited(path, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	img, err := parseImage(data)
+	if err != nil {
+		return nil, fmt.Errorf("record %s: %w", path, err)
+	}
+	if s.path("images", img.Reference.recordPath()) != path {
+		return nil, fmt.Errorf("record %s: is that of %s", path, img.Reference)
+	}
+	return img, nil
+}
+
+// Blob returns a manifest, configuration or signature by its digest.
+func (s *Store) Blob(digest Digest) ([]byte, error) {
+	data, err := readLimited(s.path("blobs", "sha256", digest.Hex()), MaxBlob)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrNotFound
+	}
+	if err == nil && DigestOf(data) != digest {
+		err = errors.New("damaged: its content has another digest")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", digest, err)
+	}
+	return data, nil
+}
+
+// HasLayer says whether the layer is stored.
+func (s *Store) HasLayer(diffID Digest) bool {
+	_, err := s.layer(diffID)
+	return err == nil
+}
+
+func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
+	data, err := readLimited(filepath.Join(s.layerDir(diffID), "layer.json"), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &l)
+	}
+	if err != nil {
+		return l, fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	return l, nil
+}
+
+// Writer adds to the store. Any number may be at work at the same time, in this process and in others.
+type Writer struct {
+	store *Store
+	lock  *os.File // shared lock on tmp/
+}
+
+// Writer prepares the store for writing and removes what earlier writers left half done.
+func (s *Store) Writer() (*Writer, error) {
+	for _, dir := range []string{"", "blobs", "blobs/sha256", "layers", "images", "machines", "tmp"} {
+		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
+			return nil, fmt.Errorf("store: %w", err)
+		}
+	}
+	lock, err := os.Open(s.path("tmp"))
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	// Nobody else at work: what is there was left by the dead.
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		err = removeContent(s.path("tmp"))
+	}
+	if err == nil {
+		err = flock(context.Background(), lock, unix.LOCK_SH)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return &Writer{s, lock}, nil
+}
+
+// Close ends the writing.
+func (w *Writer) Close() error { return w.lock.Close() }
+
+// AddBlob stores a manifest, configuration or signature.
+func (w *Writer) AddBlob(data []byte) (Digest, error) {
+	digest := DigestOf(data)
+	path := w.store.path("blobs", "sha256", digest.Hex())
+	if _, err := os.Lstat(path); err == nil {
+		return digest, nil
+	}
+	if err := w.writeFile(path, data); err != nil {
+		return "", fmt.Errorf("blob %s: %w", digest, err)
+	}
+	return digest, nil
+}
+
+// AddLayer stores the layer with the given DiffID unless it is there already. If somebody else is writing it, AddLayer
+// waits and uses the result. Otherwise it calls open for the layer's uncompressed tar, reads that to its end and checks
+// its digest before the layer gets its name.
+func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.ReadCloser, error)) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("layer %s: %w", diffID, err)
+		}
+	}()
+	if w.store.HasLayer(diffID) {
+		return nil
+	}
+	dir := w.store.path("tmp", layerName(diffID))
+	lock, err := lockDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	defer os.RemoveAll(dir) // while locked; when all went well nothing is there any more
+	if w.store.HasLayer(diffID) {
+		return nil
+	}
+	tar, err := open()
+	if err != nil {
+		return err
+	}
+	defer tar.Close()
+	hash := sha256.New()
+	record, err := w.store.backend.create(dir, io.TeeReader(tar, hash))
+	if err != nil {
+		return err
+	}
+	if got := digestFromSum(hash.Sum(nil)); got != diffID {
+		return fmt.Errorf("its uncompressed content has digest %s", got)
+	}
+	if err := w.probe(dir); err != nil {
+		return err
+	}
+	data, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	if err := writeSynced(filepath.Join(dir, "layer.json"), data); err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, w.store.layerDir(diffID)); err != nil {
+		return err
+	}
+	return syncDir(w.store.path("layers"))
+}
+
+// probe finds out that this host can't mount a layer before there is an image that can't run.
+func (w *Writer) probe(dir string) error {
+	lower, err := w.store.backend.lower(dir)
+	if err != nil {
+		return err
+	}
+	return lower.Close()
+}
+
+// AddImage stores the record of an image whose layers and blobs are stored; it fills in what follows from them.
+func (w *Writer) AddImage(img *Image) error {
+	if err := w.addImage(img); err != nil {
+		return fmt.Errorf("image %s: %w", img.Reference, err)
+	}
+	return nil
+}
+
+func (w *Writer) addImage(img *Image) error {
+	img.Size, img.BaseLayer, img.RootLayer = 0, 0, -1
+	for i, diffID := range img.Layers {
+		l, err := w.store.layer(diffID)
+		if err != nil {
+			return err
+		}
+		img.Size += l.Size
+		if l.Root {
+			img.RootLayer = i
+		}
+		if l.Opaque {
+			img.BaseLayer = i
+		}
+	}
+	if err := img.check(); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(img, "", "\t")
+	if err != nil {
+		return err
+	}
+	return w.writeFile(w.store.path("images", img.Reference.recordPath()), append(data, '\n'))
+}
+
+// writeFile makes path hold data, now or, after a crash, not at all; the directories above it are made too.
+func (w *Writer) writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(w.store.path("tmp"), "file-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := w.mkdirSynced(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func (w *Writer) mkdirSynced(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := w.mkdirSynced(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// lockDir makes dir and locks it. Who had the lock before removes or renames the directory, so what one gets may be
+// nobody's any more.
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err := os.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+			f.Close()
+			return nil, err
+		}
+		mine, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if there, err := os.Stat(dir); err == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+// flock waits for a lock until ctx ends. The call can't be interrupted: when ctx ends first, it gets its lock later and
+// drops it.
+func flock(ctx context.Context, f *os.File, how int) error {
+	if unix.Flock(int(f.Fd()), how|unix.LOCK_NB) == nil {
+		return nil
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // shares the lock
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer unix.Close(fd)
+		err := unix.Flock(fd, how)
+		for err == unix.EINTR {
+			err = unix.Flock(fd, how)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s: larger than %d bytes", path, limit)
+	}
+	return data, err
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func removeContent(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
+	}
+	return err
+}
