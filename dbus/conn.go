@@ -1,0 +1,88 @@
+// Package dbus starts, follows and stops the units of machines through org.freedesktop.systemd1. It translates nothing:
+// what a unit says comes from package units.
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+// Conn is a connection to the system bus.
+type Conn struct {
+	Bus     *dbus.Conn // for other services on the same bus
+	systemd *systemd.Conn
+}
+
+// Connect connects to the system bus. The bus, not the manager's private socket: only a bus client can hold a
+// reference to a unit (AddRef), and without that the exit status is gone with the unit.
+func Connect(ctx context.Context) (*Conn, error) {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the system bus: %w", err)
+	}
+	manager, err := systemd.NewConnection(func() (*dbus.Conn, error) { return bus, nil })
+	if err != nil {
+		bus.Close()
+		return nil, fmt.Errorf("connecting to systemd: %w", err)
+	}
+	return &Conn{bus, manager}, nil
+}
+
+// Close closes the connection, and with it the references to units that it holds.
+func (c *Conn) Close() { c.Bus.Close() }
+
+// Version gives the manager's major version, like 257.
+func (c *Conn) Version(ctx context.Context) (int, error) {
+	var v string
+	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, getProperty, 0, managerInterface, "Version").Store(&v)
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for its version: %w", err)
+	}
+	return versionNumber(v)
+}
+
+// versionNumber reads the major number of a version as distributions write it: 257.13-1~deb13u1, 258~rc1, v262.
+func versionNumber(v string) (int, error) {
+	digits := strings.TrimPrefix(v, "v")
+	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		digits = digits[:end]
+	}
+	version, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0, fmt.Errorf("systemd's version %q is not a number", v)
+	}
+	return version, nil
+}
+
+const (
+	managerName      = "org.freedesktop.systemd1"
+	managerPath      = "/org/freedesktop/systemd1"
+	managerInterface = "org.freedesktop.systemd1.Manager"
+	getProperty      = "org.freedesktop.DBus.Properties.Get"
+
+	unitExists = "org.freedesktop.systemd1.UnitExists"
+	noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+)
+
+func unitPath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath(managerPath + "/unit/" + systemd.PathBusEscape(name))
+}
+
+// Descriptors are the open files that the main unit gets, by the name of the property that takes them.
+type Descriptors map[string]*os.File
+
+// ErrNameTaken says that a unit of the name runs already.
+var ErrNameTaken = errors.New("name taken")
+
+// isError says whether err is the D-Bus error of that name.
+func isError(err error, name string) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == name
+}

@@ -1,0 +1,330 @@
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"syscall"
+	"time"
+
+	"nspawnd/units"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+// Service is a running service that this connection started.
+type Service struct {
+	Name    string
+	conn    *Conn
+	signals chan *dbus.Signal
+	state   state
+	again   bool // Restart= may start it again after it has ended
+}
+
+// state is what the manager's signals have told about a service so far.
+type state struct {
+	active     string // ActiveState
+	begun      bool   // it was seen in another state than inactive or failed
+	mainPID    uint32
+	exitCode   int32 // si_code: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0: no process ended yet
+	exitStatus int32 // exit status or signal
+	result     string
+}
+
+// Exit says how a service ended.
+type Exit struct {
+	Code   int    // exit status; 128+n when signal n ended it
+	Signal int    // 0: it exited by itself
+	Result string // systemd.service(5), $SERVICE_RESULT
+}
+
+// Start starts a set of units in one transaction, waits until the payload's executable runs, and follows the main unit.
+// With hold, the exit status can be had from Wait even when the unit goes at once.
+//
+// A failed or finished unit of the same name is replaced. A running one is ErrNameTaken.
+func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold bool) (*Service, error) {
+	properties := convert(set.Main.Properties())
+	for _, name := range slices.Sorted(maps.Keys(fds)) {
+		properties = append(properties, systemd.Property{Name: name, Value: dbus.MakeVariant(dbus.UnixFD(fds[name].Fd()))})
+	}
+	if hold {
+		properties = append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})
+	}
+	aux := make([]systemd.PropertyCollection, len(set.Aux))
+	for i, u := range set.Aux {
+		aux[i] = systemd.PropertyCollection{Name: u.Name, Properties: convert(u.Properties())}
+	}
+
+	restart, _ := set.Main.Get("Restart").(string)
+	s := &Service{Name: set.Main.Name, conn: c, signals: make(chan *dbus.Signal, 64), again: restart != "" && restart != "no"}
+	c.Bus.Signal(s.signals)
+	if err := s.subscribe(ctx); err != nil {
+		return nil, err
+	}
+	job, err := c.systemd.StartTransientUnitAux(ctx, s.Name, "fail", properties, aux, nil)
+	if isError(err, unitExists) {
+		if err := s.clear(ctx, set); err != nil {
+			return nil, err
+		}
+		job, err = c.systemd.StartTransientUnitAux(ctx, s.Name, "fail", properties, aux, nil)
+	}
+	if isError(err, unitExists) {
+		return nil, fmt.Errorf("%s: %w", s.Name, ErrNameTaken)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	// The manager sends what changed in the unit before it says that the job is gone, so the state is complete then.
+	for {
+		signal, err := s.next(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+		}
+		if result, ended := jobResult(signal, job); ended && result == "done" {
+			return s, nil
+		} else if ended {
+			return nil, &StartError{s.Name, result, s.state.result, int(s.state.exitStatus)}
+		}
+	}
+}
+
+// next gives the next signal and keeps what it says about the service.
+func (s *Service) next(ctx context.Context) (*dbus.Signal, error) {
+	select {
+	case signal, open := <-s.signals:
+		if !open {
+			return nil, errBusGone
+		}
+		s.state.apply(signal)
+		return signal, nil
+	case <-s.conn.Bus.Context().Done():
+		return nil, errBusGone
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// jobResult reads JobRemoved(u id, o job, s unit, s result).
+func jobResult(signal *dbus.Signal, id int) (result string, ended bool) {
+	if signal.Name != managerInterface+".JobRemoved" || len(signal.Body) < 4 {
+		return "", false
+	}
+	removed, _ := signal.Body[0].(uint32)
+	result, _ = signal.Body[3].(string)
+	return result, int(removed) == id
+}
+
+// StartError says that a unit's start job did not succeed.
+type StartError struct {
+	Unit   string
+	Job    string // systemd's job result: failed, dependency, timeout, canceled
+	Result string // the service's own result: exit-code, resources, …
+	Status int    // of the process that the manager forked; from 200 on the step that failed (systemd.exec(5))
+}
+
+func (e *StartError) Error() string {
+	reason := e.Job
+	if e.Result != "" && e.Result != "success" {
+		reason = e.Result
+	}
+	if step := systemdStep(e.Status); step != "" {
+		reason = step
+	}
+	return fmt.Sprintf("starting %s: %s", e.Unit, reason)
+}
+
+// StatusExec is the exit status of a manager's child that could not run the executable (systemd.exec(5)).
+const StatusExec = 203
+
+// systemdStep names the step of starting a process that an exit status of the manager's own child stands for
+// (systemd.exec(5), "Process exit codes"); "" for those that don't tell a user more than the journal does.
+func systemdStep(status int) string {
+	return map[int]string{
+		200:        "its working directory can't be entered (200/CHDIR)",
+		StatusExec: "its executable can't be run (203/EXEC)",
+		209:        "its standard output can't be set up (209/STDOUT)",
+		218:        "its capabilities can't be set (218/CAPABILITIES)",
+		219:        "its control group can't be set up (219/CGROUP)",
+		225:        "its network namespace can't be set up (225/NETWORK)",
+		226:        "its mounts can't be set up (226/NAMESPACE)",
+		228:        "its system call filter can't be set (228/SECCOMP)",
+	}[status]
+}
+
+var errBusGone = errors.New("the connection to the system bus is gone")
+
+// subscribe asks for the signals of this unit alone: with a match on all units, each of many clients would wake for each
+// machine.
+func (s *Service) subscribe(ctx context.Context) error {
+	manager := s.conn.Bus.Object(managerName, managerPath)
+	calls := []*dbus.Call{
+		s.conn.Bus.BusObject().GoWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, nil,
+			fmt.Sprintf("type='signal',sender='%s',path='%s',member='PropertiesChanged'", managerName, unitPath(s.Name))),
+		manager.GoWithContext(ctx, managerInterface+".Subscribe", 0, nil),
+	}
+	for _, call := range calls {
+		if <-call.Done; call.Err != nil && !isError(call.Err, "org.freedesktop.systemd1.AlreadySubscribed") {
+			return fmt.Errorf("following %s: %w", s.Name, call.Err)
+		}
+	}
+	return nil
+}
+
+// apply takes in one PropertiesChanged signal.
+func (st *state) apply(signal *dbus.Signal) {
+	if signal.Name != "org.freedesktop.DBus.Properties.PropertiesChanged" || len(signal.Body) < 2 {
+		return
+	}
+	changed, _ := signal.Body[1].(map[string]dbus.Variant)
+	for name, v := range changed {
+		switch name {
+		case "ActiveState":
+			st.active, _ = v.Value().(string)
+			st.begun = st.begun || !st.stopped()
+		case "MainPID":
+			if pid, _ := v.Value().(uint32); pid != 0 {
+				st.mainPID = pid
+			}
+		case "ExecMainCode":
+			st.exitCode, _ = v.Value().(int32)
+		case "ExecMainStatus":
+			st.exitStatus, _ = v.Value().(int32)
+		case "Result":
+			st.result, _ = v.Value().(string)
+		}
+	}
+}
+
+func (st *state) stopped() bool { return st.active == "inactive" || st.active == "failed" }
+
+// MainPID gives the payload's process in the host's numbering.
+func (s *Service) MainPID() uint32 { return s.state.mainPID }
+
+// Wait waits until the service has ended: until its main process has, and with it all processes of its PID namespace. What the
+// manager still does then (ExecStop=) changes nothing of how it ended.
+func (s *Service) Wait(ctx context.Context) (Exit, error) {
+	for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
+		if _, err := s.next(ctx); err != nil {
+			return Exit{}, fmt.Errorf("waiting for %s: %w", s.Name, err)
+		}
+	}
+	if s.state.exitCode == 0 {
+		// The signals did not say it. Better no status than a wrong one.
+		properties, err := s.conn.systemd.GetAllPropertiesContext(ctx, s.Name)
+		if err != nil {
+			return Exit{}, fmt.Errorf("asking how %s ended: %w", s.Name, err)
+		}
+		s.state.exitCode, _ = properties["ExecMainCode"].(int32)
+		s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
+		if s.state.exitCode == 0 {
+			return Exit{}, fmt.Errorf("systemd did not see how the process of %s ended", s.Name)
+		}
+	}
+	return s.state.exit(), nil
+}
+
+// exit follows waitid(2): exitCode is si_code, exitStatus is si_status.
+func (st *state) exit() Exit {
+	const exited = 1
+	e := Exit{Result: st.result}
+	switch {
+	case st.exitCode == exited:
+		e.Code = int(st.exitStatus)
+	case st.exitCode != 0:
+		e.Signal = int(st.exitStatus)
+		e.Code = 128 + e.Signal
+	}
+	return e
+}
+
+// Signal sends a signal to the service's main process.
+func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
+	return s.conn.systemd.KillUnitWithTarget(ctx, s.Name, systemd.Main, int32(signal))
+}
+
+// Stop stops a unit and waits until it has stopped.
+func (c *Conn) Stop(ctx context.Context, unit string) error {
+	job := make(chan string, 1)
+	if _, err := c.systemd.StopUnitContext(ctx, unit, "replace", job); err != nil {
+		return fmt.Errorf("stopping %s: %w", unit, err)
+	}
+	select {
+	case result := <-job:
+		if result != "done" {
+			return fmt.Errorf("stopping %s: %s", unit, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stopping %s: %w", unit, context.Cause(ctx))
+	}
+}
+
+// clear makes the names of a set free where they are held by units that have failed or finished, and waits until the manager
+// has forgotten them.
+func (s *Service) clear(ctx context.Context, set units.Set) error {
+	c := s.conn
+	properties, err := c.systemd.GetAllPropertiesContext(ctx, s.Name)
+	if err != nil {
+		return fmt.Errorf("asking for %s: %w", s.Name, err)
+	}
+	active, _ := properties["ActiveState"].(string)
+	if pid, known := properties["MainPID"].(uint32); !known || pid != 0 || active == "activating" {
+		return fmt.Errorf("%s is %s: %w", s.Name, active, ErrNameTaken)
+	}
+	removed := fmt.Sprintf("type='signal',sender='%s',member='UnitRemoved'", managerName)
+	if err := c.Bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, removed).Err; err != nil {
+		return fmt.Errorf("following %s: %w", s.Name, err)
+	}
+	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, removed)
+	// Its process is gone; what the units do before they are gone too takes a moment.
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Second, ErrNameTaken)
+	defer cancel()
+	all := append([]units.Unit{set.Main}, set.Aux...)
+	for _, u := range all {
+		if err := c.Stop(ctx, u.Name); err != nil && !isError(err, noSuchUnit) {
+			return err
+		}
+		if err := c.systemd.ResetFailedUnitContext(ctx, u.Name); err != nil && !isError(err, noSuchUnit) {
+			return fmt.Errorf("resetting %s: %w", u.Name, err)
+		}
+	}
+	// A start that fails because of an auxiliary unit leaves the main unit with our own reference.
+	_ = c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".UnrefUnit", 0, s.Name).Err
+	for _, u := range all {
+		for c.loaded(ctx, u.Name) {
+			if err := s.untilRemoved(ctx, u.Name); err != nil {
+				return fmt.Errorf("waiting for the end of %s: %w", u.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// loaded says whether the manager has a unit in memory.
+func (c *Conn) loaded(ctx context.Context, unit string) bool {
+	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".GetUnit", 0, unit).Err
+	return !isError(err, noSuchUnit)
+}
+
+func (s *Service) untilRemoved(ctx context.Context, unit string) error {
+	for {
+		signal, err := s.next(ctx)
+		if err != nil {
+			return err
+		}
+		if signal.Name == managerInterface+".UnitRemoved" && len(signal.Body) > 0 && signal.Body[0] == unit {
+			return nil
+		}
+	}
+}
+
+func convert(properties []units.Property) []systemd.Property {
+	out := make([]systemd.Property, len(properties))
+	for i, p := range properties {
+		out[i] = systemd.Property{Name: p.Name, Value: dbus.MakeVariant(p.Value)}
+	}
+	return out
+}

@@ -1,0 +1,72 @@
+package dbus
+
+import (
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+)
+
+func changed(properties map[string]any) *dbus.Signal {
+	variants := map[string]dbus.Variant{}
+	for name, v := range properties {
+		variants[name] = dbus.MakeVariant(v)
+	}
+	return &dbus.Signal{Name: "org.freedesktop.DBus.Properties.PropertiesChanged", Body: []any{"interface", variants, []string{}}}
+}
+
+func TestState(t *testing.T) {
+	const exited, killed, dumped = int32(1), int32(2), int32(3)
+	for _, c := range []struct {
+		name    string
+		signals []*dbus.Signal
+		ended   bool
+		exit    Exit
+	}{
+		{"inactive before the job runs", []*dbus.Signal{changed(map[string]any{"ActiveState": "inactive"})}, false, Exit{}},
+		{"ended by itself", []*dbus.Signal{changed(map[string]any{"ActiveState": "inactive"}), changed(map[string]any{"ActiveState": "activating", "MainPID": uint32(7)}),
+			changed(map[string]any{"ActiveState": "active"}), changed(map[string]any{"MainPID": uint32(0), "ExecMainCode": exited, "ExecMainStatus": int32(42), "Result": "exit-code"}),
+			changed(map[string]any{"ActiveState": "failed"})}, true, Exit{42, 0, "exit-code"}},
+		{"killed", []*dbus.Signal{changed(map[string]any{"ActiveState": "active"}), changed(map[string]any{"ExecMainCode": killed, "ExecMainStatus": int32(9), "ActiveState": "failed"})},
+			true, Exit{137, 9, ""}},
+		{"dumped core", []*dbus.Signal{changed(map[string]any{"ActiveState": "active"}), changed(map[string]any{"ExecMainCode": dumped, "ExecMainStatus": int32(11), "ActiveState": "failed"})},
+			true, Exit{139, 11, ""}},
+		{"of another kind", []*dbus.Signal{{Name: "other", Body: []any{1}}, {Name: "org.freedesktop.DBus.Properties.PropertiesChanged"},
+			changed(map[string]any{"ActiveState": 3, "ExecMainCode": "x"})}, false, Exit{}},
+	} {
+		var st state
+		for _, signal := range c.signals {
+			st.apply(signal)
+		}
+		if ended := st.begun && st.stopped(); ended != c.ended || st.exit() != c.exit {
+			t.Errorf("%s: ended %v, %+v", c.name, ended, st.exit())
+		}
+	}
+}
+
+func TestJobResult(t *testing.T) {
+	removed := func(body ...any) *dbus.Signal {
+		return &dbus.Signal{Name: managerInterface + ".JobRemoved", Body: body}
+	}
+	for _, c := range []struct {
+		signal *dbus.Signal
+		result string
+		ended  bool
+	}{
+		{removed(uint32(5), dbus.ObjectPath("/j"), "u.service", "done"), "done", true},
+		{removed(uint32(6), dbus.ObjectPath("/j"), "u.service", "failed"), "failed", false},
+		{removed(uint32(5)), "", false},
+		{&dbus.Signal{Name: "other", Body: []any{uint32(5), "", "", "done"}}, "", false},
+	} {
+		if result, ended := jobResult(c.signal, 5); result != c.result || ended != c.ended {
+			t.Errorf("%+v: %q, %v", c.signal, result, ended)
+		}
+	}
+}
+
+func TestVersionNumber(t *testing.T) {
+	for in, want := range map[string]int{"257.13-1~deb13u1": 257, "262-1": 262, "258~rc1": 258, "v259 (259)": 259, "": 0, "x": 0} {
+		if got, err := versionNumber(in); got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+}

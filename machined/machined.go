@@ -1,0 +1,126 @@
+// Package machined is a typed client of systemd-machined, org.freedesktop.machine1(5): the host's registry of machines.
+//
+// It owns everything that is said to machine1: registering a machine whose unit runs already, listing machines, reading
+// their properties, addresses and operating system, signalling and ending them. It must not start units or know systemd1;
+// the caller hands in a connection of the system bus, so that one connection serves both.
+//
+// Every call waits for one reply, for no longer than its context and [callTimeout] allow. What comes back was written by
+// machines, so by strangers: names are as machined checked them, every other string is to be escaped before it is printed.
+package machined
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// callTimeout bounds a call whose context does not; it is sd-bus's own default.
+const callTimeout = 25 * time.Second
+
+const (
+	busName          = "org.freedesktop.machine1"
+	managerPath      = dbus.ObjectPath("/org/freedesktop/machine1")
+	managerInterface = busName + ".Manager"
+	machineInterface = busName + ".Machine"
+)
+
+// Client talks to machine1 over a connection that it neither opens nor closes. It is safe for concurrent use.
+type Client struct {
+	conn *dbus.Conn
+}
+
+// New gives a client that uses conn, a connection of the system bus.
+func New(conn *dbus.Conn) *Client { return &Client{conn} }
+
+// The reasons of machine1 by which a caller decides. errors.Is tells them; the error's text is what machined said.
+var (
+	ErrNoSuchMachine       = errors.New("no such machine")
+	ErrMachineExists       = errors.New("machine exists already")
+	ErrNoPrivateNetworking = errors.New("machine has no private networking")
+	ErrAccessDenied        = errors.New("access denied")
+	ErrUnavailable         = errors.New("systemd-machined is not available")
+)
+
+// reasons maps the bus's error names to ours.
+var reasons = map[string]error{
+	busName + ".NoSuchMachine":       ErrNoSuchMachine,
+	busName + ".MachineExists":       ErrMachineExists,
+	busName + ".NoPrivateNetworking": ErrNoPrivateNetworking,
+
+	// A machine's object path, once the machine is gone.
+	"org.freedesktop.DBus.Error.UnknownObject": ErrNoSuchMachine,
+
+	"org.freedesktop.DBus.Error.UnixProcessIdUnknown": syscall.ESRCH, // sd-bus's name for it
+
+	"org.freedesktop.DBus.Error.AccessDenied":                     ErrAccessDenied,
+	"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": ErrAccessDenied,
+
+	// Not installed, or not startable: the bus may know the name of a service that systemd does not.
+	"org.freedesktop.DBus.Error.ServiceUnknown": ErrUnavailable,
+	"org.freedesktop.DBus.Error.NameHasNoOwner": ErrUnavailable,
+	"org.freedesktop.systemd1.NoSuchUnit":       ErrUnavailable,
+	"org.freedesktop.systemd1.UnitMasked":       ErrUnavailable,
+}
+
+// busError reads like the bus's message and is the reason that its name stands for.
+type busError struct {
+	reply  dbus.Error
+	reason error
+}
+
+func (e busError) Error() string        { return e.reply.Error() }
+func (e busError) Is(target error) bool { return target == e.reason }
+
+// reason gives err the sentinel that the bus's name for it stands for.
+func reason(err error) error {
+	var reply dbus.Error
+	switch {
+	case errors.As(err, &reply):
+		return busError{reply, reasons[reply.Name]}
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("systemd-machined does not answer: %w", err)
+	}
+	return err
+}
+
+// Machine is what machined is told about a machine when it is registered.
+type Machine struct {
+	Name          string   // hostname-like, at most 64 characters
+	ID            [16]byte // the payload's machine ID; all zero when it has none
+	Service       string   // the program that manages the machine: "nspawnd"
+	Class         string   // "container" or "vm"
+	Leader        uint32   // its first process as the host numbers it; the machine's unit is the one that this process is in
+	RootDirectory string   // absolute host path of its root, empty when the host has none; only shown, never opened
+}
+
+// Register makes the unit that the leader runs in known as a machine, in one round trip; the machine goes when the leader or
+// the unit does. The error is [ErrMachineExists] when the name is taken, and [syscall.ESRCH] when the leader has ended already.
+// Root only before systemd 258.
+func (c *Client) Register(ctx context.Context, m Machine) error {
+	return c.call(ctx, "RegisterMachine", []any{m.Name, m.ID[:], m.Service, m.Class, m.Leader, m.RootDirectory}, new(dbus.ObjectPath))
+}
+
+// Terminate stops the unit of a machine; it does not wait until the unit is gone.
+func (c *Client) Terminate(ctx context.Context, name string) error {
+	return c.call(ctx, "TerminateMachine", []any{name})
+}
+
+// Kill sends a signal to a machine's "leader" or to "all" its processes.
+func (c *Client) Kill(ctx context.Context, name, whom string, signal int32) error {
+	return c.call(ctx, "KillMachine", []any{name, whom, signal})
+}
+
+// call calls one method of the manager and stores its reply.
+func (c *Client) call(ctx context.Context, method string, args []any, reply ...any) error {
+	return c.callObject(ctx, managerPath, managerInterface+"."+method, args, reply...)
+}
+
+func (c *Client) callObject(ctx context.Context, path dbus.ObjectPath, method string, args []any, reply ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return reason(c.conn.Object(busName, path).CallWithContext(ctx, method, 0, args...).Store(reply...))
+}
