@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"nspawnd/machined"
+)
+
+func listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List running machines",
+		Long: `List the machines that run: containers, virtual machines and services of any origin that are registered with
+systemd-machined, and machines of nspawnd that are not. Those whose names begin with a dot, as the host's own ".host", are
+shown with --all only.`,
+		Example: `  machinectl-lite list
+  machinectl-lite list --all --max-addresses=all
+  machinectl-lite list --json=short | jq -r '.[].machine'`,
+		Args: noArguments,
+		RunE: runList,
+	}
+}
+
+func runList(cmd *cobra.Command, _ []string) error {
+	host, err := connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	machines, err := host.list(cmd.Context(), options.all)
+	if err != nil {
+		return fmt.Errorf("could not get machines: %w", err)
+	}
+	host.describe(cmd.Context(), machines, options.maxAddresses > 0)
+	if err := cmd.Context().Err(); err != nil {
+		return err
+	}
+	return machineTable(machines, int(options.maxAddresses), options.full).show("machines")
+}
+
+// machine is a row of the list.
+type machine struct {
+	machined.Summary
+	registered  bool
+	os, version string
+	addresses   []netip.Addr
+}
+
+// list gives the machines of this host by name.
+func (h *host) list(ctx context.Context, hidden bool) ([]machine, error) {
+	registered, err := h.machined.List(ctx)
+	if err != nil && !errors.Is(err, machined.ErrUnavailable) {
+		return nil, err
+	}
+	units, err := h.systemd.machines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return mergeMachines(registered, units, hidden), nil
+}
+
+// inFlight bounds the calls that wait for a reply at one time: enough to keep machined busy, less than any bus allows.
+const inFlight = 64
+
+// describe fills in what machined tells only of one machine at a time. A machine may be gone by now, use the host's network
+// or hold no operating system: its cells stay empty, as machinectl's do.
+func (h *host) describe(ctx context.Context, machines []machine, addresses bool) {
+	var group errgroup.Group
+	group.SetLimit(inFlight)
+	for i := range machines {
+		m := &machines[i]
+		if !m.registered {
+			continue
+		}
+		group.Go(func() error {
+			release, _ := h.machined.OSRelease(ctx, m.Name)
+			m.os, m.version = release["ID"], release["VERSION_ID"]
+			return nil
+		})
+		if addresses {
+			group.Go(func() error {
+				m.addresses, _ = h.machined.Addresses(ctx, m.Name)
+				return nil
+			})
+		}
+	}
+	group.Wait()
+}
+
+// mergeMachines joins the registered machines and those that only their units tell of, and sorts them by name.
+func mergeMachines(registered []machined.Summary, units []string, hidden bool) []machine {
+	var machines []machine
+	for _, m := range registered {
+		if hidden || !strings.HasPrefix(m.Name, ".") {
+			machines = append(machines, machine{Summary: m, registered: true})
+		}
+	}
+	for _, name := range units {
+		if !slices.ContainsFunc(registered, func(m machined.Summary) bool { return m.Name == name }) {
+			machines = append(machines, machine{Summary: machined.Summary{Name: name, Class: ownClass, Service: ownService}})
+		}
+	}
+	slices.SortFunc(machines, func(a, b machine) int { return strings.Compare(a.Name, b.Name) })
+	return machines
+}
+
+// machineTable lays the list out. A cell shows at most maxAddresses addresses, all of them with full; with none there is no
+// such column.
+func machineTable(machines []machine, maxAddresses int, full bool) table {
+	t := table{header: []string{"MACHINE", "CLASS", "SERVICE", "OS", "VERSION", "ADDRESSES"}}
+	if maxAddresses == 0 {
+		t.header = t.header[:5]
+	}
+	if !full {
+		t.lines = maxAddresses
+	}
+	for _, m := range machines {
+		var addresses []string
+		for _, a := range m.addresses {
+			addresses = append(addresses, a.String())
+		}
+		row := []string{m.Name, m.Class, m.Service, m.os, m.version, strings.Join(addresses, "\n")}
+		t.rows = append(t.rows, row[:len(t.header)])
+	}
+	return t
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"go.podman.io/image/v5/types"
+	"golang.org/x/term"
+
+	"nspawnd/image"
+	"nspawnd/image/fetch"
+)
+
+// pullFlags are pull-oci's own.
+type pullFlags struct {
+	insecure []string
+	platform string
+	authFile string
+	certDir  string
+	quiet    bool
+}
+
+func pullOCICommand() *cobra.Command {
+	var flags pullFlags
+	cmd := &cobra.Command{
+		Use:   "pull-oci REFERENCE",
+		Short: "Fetch an image from a registry, verify it and store it",
+		Long: `Fetch an image from a registry, verify it and store it, so that nspawnd-run can start it.
+
+REFERENCE is a name as podman and docker take it: [HOST[:PORT]/]PATH[:TAG][@DIGEST]. What is stored already is not fetched
+again; the digest of everything that is fetched is checked.
+
+The image is accepted if it has a signature by a key that is trusted for its name (see trust), if policy.json says so
+(containers-policy.json(5)), or if REFERENCE has a digest and no policy is about its name. When it is stored, its name with the digest
+is printed.`,
+		Example: `  machinectl-lite pull-oci registry.example/team/web:1
+  machinectl-lite pull-oci docker.io/library/nginx@sha256:…`,
+		Args: oneArgument("image name"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runPull(cmd, args[0], flags) },
+	}
+	cmd.Flags().StringSliceVar(&flags.insecure, "insecure-options", nil, "Checks to leave out, by `name`: image accepts it without a proof of where it comes from")
+	cmd.Flags().StringVar(&flags.platform, "platform", "", "Take the image for `OS/ARCH[/VARIANT]` instead of this host's")
+	cmd.Flags().StringVar(&flags.authFile, "authfile", "", "Credentials for registries are in `file` (containers-auth.json(5))")
+	cmd.Flags().StringVar(&flags.certDir, "cert-dir", "", "Certificates for the registry are in `directory` (containers-certs.d(5))")
+	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "Show no progress")
+	return cmd
+}
+
+// oneArgument wants one argument, which is a thing.
+func oneArgument(thing string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 || args[0] == "" {
+			return fmt.Errorf("%s takes one %s (see %s --help)", cmd.Name(), thing, cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
+	ref, err := image.ParseReference(name)
+	if err != nil {
+		return err
+	}
+	pull, err := flags.options()
+	if err != nil {
+		return err
+	}
+	store, err := image.Open(storeRoot)
+	if err != nil {
+		return err
+	}
+	if !flags.quiet && term.IsTerminal(int(os.Stderr.Fd())) {
+		bars := newProgressBars()
+		defer bars.close()
+		pull.Progress = bars.tell
+	}
+	img, err := fetch.Pull(cmd.Context(), store, ref, pull)
+	if err != nil {
+		return withAdvice(err)
+	}
+	if pull.InsecureImage {
+		fmt.Fprintf(os.Stderr, "%s: WARNING: nothing proves where image %s comes from (--insecure-options=image)\n", program, ref)
+	}
+	fmt.Println(strings.TrimSuffix(ref.String(), "@"+string(ref.Digest())) + "@" + string(img.ManifestDigest))
+	return nil
+}
+
+func (f pullFlags) options() (fetch.Options, error) {
+	pull := fetch.Options{System: &types.SystemContext{AuthFilePath: f.authFile, DockerCertPath: f.certDir}}
+	for _, check := range f.insecure {
+		if check != "image" {
+			return pull, fmt.Errorf("--insecure-options=%s: the only check that can be left out is image", check)
+		}
+		pull.InsecureImage = true
+	}
+	if f.platform != "" {
+		parts := strings.Split(f.platform, "/")
+		if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+			return pull, fmt.Errorf("--platform=%s: must be OS/ARCH or OS/ARCH/VARIANT", f.platform)
+		}
+		pull.Platform = image.Platform{OS: parts[0], Architecture: parts[1], Variant: strings.Join(parts[2:], "")}
+	}
+	return pull, nil
+}
+
+// withAdvice puts what an error advises on lines below it.
+func withAdvice(err error) error {
+	var e *fetch.Error
+	if errors.As(err, &e) && len(e.Advice) > 0 {
+		return fmt.Errorf("%w\n  %s", err, strings.Join(e.Advice, "\n  "))
+	}
+	return err
+}
+
+// progressBars show on a terminal how far the layers are, when that takes longer than one cares to wait in the dark.
+type progressBars struct {
+	mu      sync.Mutex
+	started time.Time
+	bars    map[image.Digest]*mpb.Bar
+	screen  *mpb.Progress
+}
+
+const patience = time.Second
+
+func newProgressBars() *progressBars {
+	return &progressBars{started: time.Now(), bars: map[image.Digest]*mpb.Bar{}}
+}
+
+func (p *progressBars) tell(layer image.Digest, done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.screen == nil {
+		if time.Since(p.started) < patience {
+			return
+		}
+		p.screen = mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(40))
+	}
+	bar := p.bars[layer]
+	if bar == nil {
+		bar = p.screen.AddBar(total,
+			mpb.PrependDecorators(decor.Name("layer "+layer.Short()+" ")),
+			mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1024(0), "  % .1f")))
+		p.bars[layer] = bar
+	}
+	bar.SetCurrent(done)
+}
+
+// close leaves the terminal to what is printed next.
+func (p *progressBars) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.screen == nil {
+		return
+	}
+	for _, bar := range p.bars {
+		bar.Abort(false)
+	}
+	p.screen.Wait()
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"nspawnd/machined"
+)
+
+func statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status NAME...",
+		Short: "Show details of machines",
+		Long: `Show what a machine is, since when it runs, its processes and the last lines of its log. The image is shown for machines of
+nspawnd.`,
+		Example: `  machinectl-lite status web
+  machinectl-lite status --lines=50 --output=short-iso web
+  machinectl-lite status --full web db`,
+		Args:              machineNames,
+		ValidArgsFunction: completeMachines,
+		RunE:              runStatus,
+	}
+}
+
+func runStatus(cmd *cobra.Command, names []string) (err error) {
+	out := openOutput(options.noPager)
+	out.wide = out.wide || options.full
+	defer func() { err = errors.Join(err, out.close()) }()
+	separator := ""
+	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
+		status, err := host.status(cmd.Context(), name)
+		if err != nil {
+			return fmt.Errorf("could not get path to machine: %w", err)
+		}
+		if _, err := io.WriteString(out, separator+status.format(out, time.Now())); err != nil {
+			return err
+		}
+		separator = "\n"
+		return showJournal(cmd.Context(), out, status.Unit, status.logSince)
+	})
+}
+
+// status is what is shown of a machine.
+type status struct {
+	machined.Properties
+	leader     string // its command's name
+	supervisor string
+	image      string
+	interfaces []string
+	addresses  []netip.Addr
+	os         string
+	uidShift   uint32
+	group      string // the unit's control group
+	processes  []process
+	logSince   time.Time
+}
+
+// status asks for everything about a machine. Only that it exists is certain: what can't be had any more is left out.
+func (h *host) status(ctx context.Context, name string) (status, error) {
+	var s status
+	var err error
+	if s.Properties, err = h.machined.Get(ctx, name); unknown(err) {
+		unit, runs := h.systemd.machine(ctx, name)
+		if !runs {
+			return s, err
+		}
+		s.Properties = machined.Properties{
+			Name: name, Since: unit.Started, Service: ownService, Unit: unit.Name, Leader: unit.MainPID, Class: ownClass,
+		}
+	} else if err != nil {
+		return s, err
+	} else {
+		release, _ := h.machined.OSRelease(ctx, name)
+		s.os = release["PRETTY_NAME"]
+		s.addresses, _ = h.machined.Addresses(ctx, name)
+		s.uidShift, _ = h.machined.UIDShift(ctx, name)
+	}
+	for _, index := range s.NetworkInterfaces {
+		s.interfaces = append(s.interfaces, interfaceName(int(index)))
+	}
+	s.leader = command(s.Leader, s.LeaderPIDFDID)
+	s.supervisor = command(s.Supervisor, s.SupervisorPIDFDID)
+	s.logSince = s.Since
+	if s.Unit == "" {
+		return s, nil
+	}
+	unit, _ := h.systemd.unit(ctx, s.Unit)
+	s.group = path.Join(unit.ControlGroup, s.Subgroup)
+	s.processes, _ = h.systemd.processes(ctx, s.Unit)
+	if unitMachine(s.Unit) == name {
+		s.image = unitImage(unit.Description, name)
+		s.logSince = unit.Started // what it said before it was registered is of interest too
+	}
+	return s, nil
+}
+
+// command gives the name of a process's command; "" when pidfdID (of systemd 258 and later) tells that it is not the process
+// that had this number.
+func command(pid uint32, pidfdID uint64) string {
+	if pid == 0 {
+		return ""
+	}
+	if pidfdID != 0 {
+		fd, err := unix.PidfdOpen(int(pid), 0)
+		if err != nil {
+			return ""
+		}
+		defer unix.Close(fd)
+		var stat unix.Stat_t
+		if err := unix.Fstat(fd, &stat); err != nil || stat.Ino != pidfdID {
+			return ""
+		}
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSuffix(string(name), "\n")
+}
+
+// unitImage reads the image out of a unit's description, "NAME: IMAGE".
+func unitImage(description, name string) string {
+	image, _ := strings.CutPrefix(description, name+": ")
+	if image == description {
+		return ""
+	}
+	return image
+}
+
+func interfaceName(index int) string {
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return i.Name
+	}
+	return strconv.Itoa(index)
+}
+
+// format lays a status out as machinectl does: labels end in one column, the processes are a tree below the unit.
+func (s status) format(out *output, now time.Time) string {
+	var b strings.Builder
+	b.WriteString(printable(s.Name))
+	if s.ID != [16]byte{} {
+		b.WriteString("(" + hex.EncodeToString(s.ID[:]) + ")")
+	}
+	b.WriteByte('\n')
+
+	line := func(label, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable(value))
+		}
+	}
+	if !s.Since.IsZero() {
+		line("Since", s.Since.Format("Mon 2006-01-02 15:04:05 MST")+"; "+age(now.Sub(s.Since)))
+	}
+	process := func(label string, pid uint32, command string) {
+		switch {
+		case pid != 0 && command != "":
+			line(label, fmt.Sprintf("%d (%s)", pid, command))
+		case pid != 0:
+			line(label, strconv.Itoa(int(pid)))
+		}
+	}
+	process("Leader", s.Leader, s.leader)
+	process("Superv.", s.Supervisor, s.supervisor)
+	switch {
+	case s.Service != "" && s.Class != "":
+		line("Service", s.Service+"; class "+s.Class)
+	case s.Service != "":
+		line("Service", s.Service)
+	default:
+		line("Class", s.Class)
+	}
+	line("Image", s.image)
+	if s.UID != 0 {
+		line("UID", strconv.Itoa(int(s.UID)))
+	}
+	line("Root", s.RootDirectory)
+	line("Iface", strings.Join(s.interfaces, " "))
+	label, scope := "Address:", ""
+	if len(s.NetworkInterfaces) == 1 {
+		scope = fmt.Sprintf("%%%d", s.NetworkInterfaces[0])
+	}
+	for _, address := range s.addresses {
+		if address.Is4() {
+			fmt.Fprintf(&b, "\t%9s %s\n", label, address)
+		} else {
+			fmt.Fprintf(&b, "\t%9s %s%s\n", label, address, scope)
+		}
+		label = ""
+	}
+	line("OS", s.os)
+	if s.uidShift != 0 {
+		line("ID Shift", strconv.Itoa(int(s.uidShift)))
+	}
+	line("Unit", s.Unit)
+	elsewhere := true
+	if subgroup := strings.Trim(s.Subgroup, "/"); subgroup != "" {
+		line("Subgroup", s.Subgroup)
+		elsewhere = false // they are another machine's, or the supervisor
+	}
+	b.WriteString(processTree(out, "\t\t  ", max(out.columns-18, minCommand), s.group, s.processes, elsewhere))
+	return b.String()
+}
+
+// age says how long ago something was, in systemd's units and words.
+func age(d time.Duration) string {
+	const day, week, month, year = 24 * time.Hour, 7 * 24 * time.Hour, 2629800 * time.Second, 31557600 * time.Second
+	suffix := " ago"
+	if d < 0 {
+		d, suffix = -d, " left"
+	}
+	count := func(unit, of time.Duration) int64 { return int64(d % of / unit) }
+	words := func(n int64, unit string) string {
+		if n != 1 {
+			unit += "s"
+		}
+		return fmt.Sprintf("%d %s", n, unit)
+	}
+	const all = time.Duration(1<<63 - 1)
+	switch {
+	case d >= year:
+		return words(count(year, all), "year") + " " + words(count(month, year), "month") + suffix
+	case d >= month:
+		return words(count(month, all), "month") + " " + words(count(day, month), "day") + suffix
+	case d >= week:
+		return words(count(week, all), "week") + " " + words(count(day, week), "day") + suffix
+	case d >= 2*day:
+		return words(count(day, all), "day") + suffix
+	case d >= 25*time.Hour:
+		return fmt.Sprintf("1 day %dh%s", count(time.Hour, day), suffix)
+	case d >= 6*time.Hour:
+		return fmt.Sprintf("%dh%s", count(time.Hour, all), suffix)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh %dmin%s", count(time.Hour, all), count(time.Minute, time.Hour), suffix)
+	case d >= 5*time.Minute:
+		return fmt.Sprintf("%dmin%s", count(time.Minute, all), suffix)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dmin %ds%s", count(time.Minute, all), count(time.Second, time.Minute), suffix)
+	case d >= time.Second:
+		return fmt.Sprintf("%ds%s", count(time.Second, all), suffix)
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%dms%s", count(time.Millisecond, all), suffix)
+	case d >= time.Microsecond:
+		return fmt.Sprintf("%dus%s", count(time.Microsecond, all), suffix)
+	}
+	return "now"
+}
+
+// showJournal prints the last lines of a unit's log, after an empty line if there are any.
+func showJournal(ctx context.Context, out *output, unit string, since time.Time) error {
+	if unit == "" || options.lines == 0 {
+		return nil
+	}
+	argv := []string{
+		"--quiet", "--no-pager", "--boot", "--unit=" + unit, fmt.Sprintf("--lines=%d", options.lines), "--output=" + string(options.output),
+		fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000),
+	}
+	if options.all {
+		argv = append(argv, "--all")
+	}
+	if !out.wide {
+		argv = append(argv, "--no-full")
+	}
+	journal := exec.CommandContext(ctx, "journalctl", argv...)
+	journal.Stderr = os.Stderr
+	journal.Env = append(os.Environ(), fmt.Sprintf("SYSTEMD_COLORS=%v", out.color), fmt.Sprintf("COLUMNS=%d", out.columns))
+	lines, err := journal.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := journal.Start(); err != nil {
+		return fmt.Errorf("showing the log of %s: %w", unit, err)
+	}
+	buffered := bufio.NewReader(lines)
+	if _, err := buffered.Peek(1); err == nil {
+		if _, err := io.Copy(out, io.MultiReader(strings.NewReader("\n"), buffered)); err != nil {
+			return errors.Join(err, journal.Wait())
+		}
+	}
+	journal.Wait() // what went wrong there, such as a log that this user may not read, journalctl has said itself
+	return nil
+}

@@ -1,0 +1,138 @@
+// Command nspawnd-run starts a container image as a systemd service, with no daemon of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unicode"
+
+	"nspawnd/image"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses: those of podman-run(1).
+const (
+	statusOwnError      = 125
+	statusNotExecutable = 126
+	statusNotFound      = 127
+)
+
+func main() {
+	status := 0
+	command := newCommand(&status)
+	if err := command.Execute(); err != nil {
+		status = statusOwnError
+		var withStatus *statusError
+		if errors.As(err, &withStatus) {
+			status = withStatus.status
+		}
+		if !errors.Is(err, errReported) {
+			fmt.Fprintln(os.Stderr, "nspawnd-run: "+printable(err.Error()))
+		}
+	}
+	os.Exit(status)
+}
+
+// printable keeps what images and registries wrote from acting on the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
+// statusError is an error that the command exits with a status of its own for.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func newCommand(status *int) *cobra.Command {
+	var o options
+	command := &cobra.Command{
+		Use:   "nspawnd-run [OPTIONS] IMAGE [ARG...]",
+		Short: "Run a container image as a systemd service",
+		Long: `Runs a container image as a systemd service: its process is the main process of the unit nspawnd-NAME.service, its
+isolation and limits are the unit's own. The image is fetched if the store does not have it, and only accepted if
+its signature is trusted. Without --detach, nspawnd-run waits, passes input, output and signals through, and exits as the
+image's process does.
+
+Exit status:
+  that of the process, or 128+n when signal n ended it
+  125  nspawnd-run or systemd could not start it
+  126  the command is in the image but can't be run
+  127  the command is not in the image`,
+		Example: `  nspawnd-run registry.example/team/tool --version
+  nspawnd-run --detach --name web registry.example/team/nginx
+  tar c . | nspawnd-run -v /srv/backup:/out registry.example/team/pack > result
+  nspawnd-run --memory 512m --cpus 1.5 --property IOWeight=50 registry.example/team/job
+  nspawnd-run --name web --dry-run registry.example/team/nginx`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("no image given (nspawnd-run --help shows how)")
+			}
+			return nil
+		},
+		ValidArgsFunction:     completeImage,
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		DisableFlagsInUseLine: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.image, o.args = args[0], args[1:]
+			o.entrypointSet = c.Flags().Changed("entrypoint")
+			var err error
+			*status, err = run(context.Background(), o)
+			return err
+		},
+	}
+	f := command.Flags()
+	f.SetInterspersed(false) // what follows IMAGE is the payload's
+	f.SortFlags = false
+	f.StringVar(&o.name, "name", "", "name of the machine (default: made from the image's)")
+	f.BoolVarP(&o.detach, "detach", "d", false, "return when it runs, and print its name; output goes to the journal")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "set `NAME=VALUE` in the environment, or pass NAME on from this one")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "bind mount `HOST:PATH[:ro|rw|rbind|bind]` into it")
+	f.StringVarP(&o.user, "user", "u", "", "run as `USER[:GROUP]`, by name in the image or by number")
+	f.StringVarP(&o.workdir, "workdir", "w", "", "start in `DIR`")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "run `COMMAND` (or a JSON array) instead of the image's entrypoint")
+	f.BoolVar(&o.readOnly, "read-only", false, "mount the root file system read-only (/run, /tmp and /var/tmp stay writable)")
+	f.StringVar(&o.network, "network", "host", "network it sees: `host|none`")
+	f.StringVarP(&o.memory, "memory", "m", "", "limit its memory to `SIZE` (512m, 2g), and its swap to as much again")
+	f.StringVar(&o.cpus, "cpus", "", "limit its CPU time to that of `N` CPUs (1.5)")
+	f.StringVar(&o.pidsLimit, "pids-limit", "", "limit its processes and threads to `N` (-1: no limit; default 2048)")
+	f.StringVar(&o.pull, "pull", "missing", "when to fetch the image: `missing|always|never`")
+	f.StringSliceVar(&o.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
+	f.StringArrayVarP(&o.properties, "property", "p", nil, "set a unit's directive, `NAME=VALUE` (systemd.exec(5), systemd.resource-control(5), …)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print the units that would be started, and start nothing")
+	f.StringVar(&o.root, "root", "", "`DIR` of the store (default "+defaultStore+")")
+	command.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w (nspawnd-run --help lists the options)", err)
+	})
+	return command
+}
+
+// completeImage offers the stored images.
+func completeImage(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	store, err := image.Open(image.DefaultRoot)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	images, _ := store.Images()
+	var names []string
+	for _, img := range images {
+		names = append(names, img.Reference.String())
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

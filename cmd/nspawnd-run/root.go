@@ -1,0 +1,187 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"nspawnd/image"
+	"nspawnd/network"
+	"nspawnd/units"
+
+	"golang.org/x/sys/unix"
+)
+
+// rootTree is a machine's root file system while its client holds it.
+type rootTree struct {
+	mount *os.File // the overlay, detached or also at path
+	lock  *os.File // the machine's directory in the store, locked; nil: none
+	dir   string   // its path
+	kept  bool
+}
+
+// prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
+// the account, the home directory. A dry run mounts it read-only and leaves no trace.
+func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) (*rootTree, error) {
+	t := &rootTree{}
+	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
+	if !dryRun {
+		var err error
+		if err = store.SweepMachines(hasUnit, discard); err != nil {
+			return nil, err
+		}
+		if t.lock, err = store.NewMachine(m.Name); err != nil {
+			return nil, err
+		}
+		t.dir = t.lock.Name()
+		run = filepath.Base(t.dir)
+	}
+	m.Dir = filepath.Join(store.Machines(), run)
+	if dryRun || !takesDescriptor(m.Manager) {
+		m.Root = mountPath(run)
+	}
+	if err := t.fill(store, img, m, dryRun); err != nil {
+		t.release()
+		return nil, err
+	}
+	return t, nil
+}
+
+// takesDescriptor says whether the root can go to the manager as a descriptor: systemd takes one, and the kernel mounts
+// devpts in a tree that is not attached to any path (move_mount(2)).
+func takesDescriptor(manager int) bool {
+	return manager >= units.RootDescriptorSince && image.KernelAtLeast(6, 15)
+}
+
+func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) error {
+	var err error
+	if t.mount, err = store.Mount(img, t.dir); err != nil {
+		return err
+	}
+	root := image.NewRoot(t.mount)
+	user, err := root.User(m.Payload.User)
+	if err != nil {
+		return err
+	}
+	m.Account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
+	m.Payload.SetDefault("HOME", user.Home)
+	if !dryRun {
+		if err := writeFiles(root, m); err != nil {
+			return err
+		}
+	}
+	pathVariable, _ := m.Payload.Getenv("PATH")
+	m.Path, err = root.LookPath(m.Payload.Argv[0], pathVariable, m.Payload.WorkingDir)
+	switch {
+	case errors.Is(err, image.ErrCommandNotFound):
+		return &statusError{statusNotFound, err}
+	case errors.Is(err, image.ErrCommandNotExecutable):
+		return &statusError{statusNotExecutable, err}
+	case err != nil:
+		return err
+	}
+	if m.NeedsLauncher() {
+		if m.Launcher, err = findLauncher(); err != nil {
+			return err
+		}
+	}
+	if dryRun {
+		return nil
+	}
+	// units.Machine names it as the source of a bind mount, and the manager would follow a symbolic link on the host.
+	run, err := root.Directory("/run")
+	if err != nil {
+		return err
+	}
+	run.Close()
+	if m.Root != "" {
+		if err := t.attach(m.Root); err != nil {
+			return err
+		}
+	}
+	return root.MountTerminals(units.TerminalsMount)
+}
+
+// writeFiles makes what the image need not have: the directories that units.Machine relies on, its volumes and working
+// directory, and the files that tell the machine its name and its network.
+func writeFiles(root *image.Root, m *units.Machine) error {
+	for _, dir := range append([]string{"/etc", "/run", units.TerminalsMount, m.Payload.WorkingDir}, m.Payload.Volumes...) {
+		if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
+			return err
+		}
+	}
+	hostHosts, _ := os.ReadFile("/etc/hosts")
+	hostResolv, _ := os.ReadFile("/etc/resolv.conf")
+	hosts, resolv := network.Files(m.Name, m.Network == units.HostNetwork, string(hostHosts), string(hostResolv))
+	for path, content := range map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv, "/etc/hostname": m.Name + "\n"} {
+		if err := root.WriteFile(path, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findLauncher looks where "make install" puts it, and beside ourselves for a build directory.
+func findLauncher() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	for _, path := range []string{filepath.Join(dir, "../lib/nspawnd/nspawnd-launcher"), filepath.Join(dir, "nspawnd-launcher")} {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("nspawnd-launcher is not installed beside %s; install nspawnd again", self)
+}
+
+// attach puts the mount on a path of the host. It stays shared, as /run is: a service that starts later copies it into its
+// own mount namespace, and only by propagation does the copy go when the machine's companion unmounts it (tried on 257).
+func (t *rootTree) attach(path string) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	return image.Attach(t.mount, path)
+}
+
+// keep leaves the mount and the directory to the machine's companion unit.
+func (t *rootTree) keep() { t.kept = true }
+
+// release lets go of the tree and, unless it is kept, removes every trace of it.
+func (t *rootTree) release() {
+	if t.mount != nil {
+		t.mount.Close()
+	}
+	if t.lock == nil {
+		return
+	}
+	if !t.kept {
+		discard(t.dir)
+	}
+	t.lock.Close()
+}
+
+// mountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
+func mountPath(dir string) string { return filepath.Join("/run/nspawnd", filepath.Base(dir)) }
+
+// discard removes a machine's mount, if it has one, and its directory. What can't be removed now the next sweep finds.
+func discard(dir string) {
+	_ = unix.Unmount(mountPath(dir), unix.MNT_DETACH)
+	_ = os.Remove(mountPath(dir))
+	_ = os.RemoveAll(dir)
+}
+
+// hasUnit says whether a companion unit owns a machine's directory. The manager keeps the text of transient units in files as long as
+// they are loaded; to look is cheaper than to ask for each machine.
+func hasUnit(dir string) bool {
+	base := filepath.Base(dir)
+	name := strings.TrimSuffix(base, filepath.Ext(base))
+	text, err := os.ReadFile("/run/systemd/transient/" + units.CompanionName(name))
+	return err == nil && strings.Contains(string(text), "/"+base)
+}
