@@ -1,0 +1,32 @@
+package vm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The oldest kernel that we run on is Debian 13's 6.12: there overlayfs takes no detached layers, and EROFS from files is new.
+func TestImageOnOldestKernel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	tests := filepath.Join(t.TempDir(), "image.test")
+	build := exec.Command("go", "test", "-c", "-o", tests, "../../image")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	result := VM(t, Trixie, `
+		uname -r
+		modprobe -a overlay erofs
+		cd /root
+		/image.test -test.short -test.v
+	`, map[string]string{"/image.test": tests})
+	t.Logf("%s\n%s", result.Stdout, result.Stderr)
+	if result.Status != 0 || !strings.HasPrefix(result.Stdout, "6.12.") || strings.Contains(result.Stdout, "SKIP: TestSameTree") || strings.Contains(result.Stdout, "SKIP: TestMount") {
+		t.Errorf("status %d", result.Status)
+	}
+}

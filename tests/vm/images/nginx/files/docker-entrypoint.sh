@@ -1,0 +1,4 @@
+#!/bin/sh
+set -e
+echo "docker-entrypoint.sh: starting $1"
+exec "$@"

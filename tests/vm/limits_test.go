@@ -1,0 +1,50 @@
+package vm
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestLimits shows that the kernel enforces what the options say, on a host with cgroup v2 controllers.
+func TestLimits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	layout, err := Images(os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := VM(t, Trixie, `
+		echo '{"version": 0.1, "storage": {"filesystem": {"rootdirectory": "/var/tmp/registry"}}, "http": {"addr": "127.0.0.1:5000"}}' > /tmp/registry.yml
+		systemd-run --quiet --unit=registry --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /tmp/registry.yml
+		printf '[[registry]]\nlocation = "localhost:5000"\ninsecure = true\n' > /etc/containers/registries.conf.d/lab.conf
+		for _ in $(seq 100); do curl -sf http://localhost:5000/v2/ && break; sleep 0.2; done > /dev/null
+		skopeo --insecure-policy copy -q --dest-tls-verify=false oci:/images:tiny docker://localhost:5000/tiny
+		machinectl-lite pull-oci -q --insecure-options=image localhost:5000/tiny > /dev/null 2>&1
+
+		nspawnd-run --name hog --memory 64M localhost:5000/tiny hog 256 || echo "hog: $?"
+		journalctl -q -k -o cat | grep -c 'Killed process.*tiny'
+		nspawnd-run --memory 64M localhost:5000/tiny hog 16 && echo "hog fits"
+		nspawnd-run --pids-limit 20 localhost:5000/tiny forks 100 || echo "forks: $?"
+
+		nspawnd-run -d --name live --memory 64M localhost:5000/tiny trap
+		cat /sys/fs/cgroup/machine.slice/nspawnd-live.service/memory.max
+		systemctl set-property --runtime nspawnd-live MemoryMax=32M TasksMax=15 CPUQuota=20%
+		cd /sys/fs/cgroup/machine.slice/nspawnd-live.service; cat memory.max pids.max cpu.max; cd /
+		systemctl stop nspawnd-live
+
+		systemctl is-system-running
+	`, map[string]string{"/images": layout})
+	t.Logf("%s: %s", Trixie, result.Duration)
+	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000", "running"}
+	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")
+	for i := range want {
+		if i >= len(got) || !strings.HasPrefix(got[i], want[i]) {
+			t.Fatalf("line %d is not %q in\n%s\n%s", i, want[i], result.Stdout, result.Stderr)
+		}
+	}
+	if strings.Contains(got[4], "100 of 100") {
+		t.Errorf("the limit on processes did not hold: %s", got[4])
+	}
+}

@@ -1,0 +1,427 @@
+package vm
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	tiny  = RegistryAddress + "/demo/tiny"
+	nginx = RegistryAddress + "/demo/nginx"
+	redis = RegistryAddress + "/demo/redis"
+)
+
+// signedImages gives the lab a registry whose demo images are signed, and trusts the keys: tiny and redis by sigstore, nginx by GPG.
+func (m *Machine) signedImages() {
+	m.helper()()
+	m.Registry()
+	m.Must("machinectl-lite", "trust", "add", "--yes", "--prefix", RegistryAddress+"/demo", m.SignSigstore(tiny+":latest"))
+	m.SignSigstore(redis + ":latest")
+	m.Must("machinectl-lite", "trust", "add", "--yes", "--prefix", nginx, m.SignGPG(nginx+":latest"))
+}
+
+// outcome is what a command line is expected to do. A text between slashes is a regular expression.
+type outcome struct {
+	command        string
+	status         int
+	stdout, stderr string
+}
+
+func (m *Machine) expect(t *testing.T, cases ...outcome) {
+	t.Helper()
+	for _, c := range cases {
+		r := m.Run("bash", "-c", await+c.command)
+		if r.Status != c.status || !matches(r.Stdout, c.stdout) || !matches(r.Stderr, c.stderr) {
+			t.Errorf("%s\nstatus %d, want %d\nstdout %q, want %q\nstderr %q, want %q", c.command, r.Status, c.status, r.Stdout, c.stdout, r.Stderr, c.stderr)
+		}
+	}
+}
+
+// await is two shell functions: one that repeats a command until it succeeds, and one that waits for what a machine says. A machine
+// that runs is not yet one that handles signals.
+const await = `said() { await sh -c "journalctl -q -t $1 -o cat | grep -q '^$2'"; }
+await() { for _ in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; return 1; }
+`
+
+func matches(got, want string) bool {
+	if len(want) > 1 && want[0] == '/' && want[len(want)-1] == '/' {
+		return regexp.MustCompile(want[1 : len(want)-1]).MatchString(got)
+	}
+	return got == want
+}
+
+// leftovers is what is there of machines: units, mounts, processes, cgroups, directories.
+const leftovers = `systemctl list-units --all --no-legend --plain 'nspawnd-*'
+	grep -E '^nspawnd | /run/nspawnd/| erofs ' /proc/self/mounts || true
+	find /sys/fs/cgroup -name 'nspawnd-*'
+	find /var/lib/nspawnd/machines /run/nspawnd -mindepth 1 2>/dev/null || true
+	machinectl list --no-legend
+	pgrep -a tiny || true`
+
+// nothingLeft waits for the companions' clean-up, which goes on when a command has its answer.
+func (m *Machine) nothingLeft(t *testing.T) {
+	t.Helper()
+	left := ""
+	for range 100 {
+		if left = m.Script(leftovers).Stdout; left == "" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("left over:\n%s", left)
+}
+
+func TestRun(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		run := "nspawnd-run " + tiny + " "
+		with := func(options, command string) string { return "nspawnd-run " + options + " " + tiny + " " + command }
+		cases := func(name string, cases ...outcome) {
+			t.Run(name, func(t *testing.T) { m.With(t).expect(t, cases...) })
+		}
+
+		cases("fetched, then from the store",
+			outcome{with("--pull=never", "true"), 125, "", "/^nspawnd-run: image .*/demo/tiny:latest: not in the store; to fetch it: machinectl-lite pull-oci .*\n$/"},
+			outcome{run + "echo hello", 0, "hello\n", ""},
+			outcome{with("--pull=never", "echo again"), 0, "again\n", ""},
+			outcome{with("--pull=always", "echo fetched"), 0, "fetched\n", ""},
+			outcome{"systemctl stop lab-registry; " + run + "true; status=$?; systemctl start lab-registry 2>/dev/null; exit $status", 0, "", ""},
+		)
+		m.Script("systemctl is-active lab-registry || systemd-run --quiet --unit=lab-registry --property=Type=exec docker-registry serve /etc/lab/registry/config.yml")
+
+		cases("exit status",
+			outcome{run + "true", 0, "", ""},
+			outcome{run + "exit 42", 42, "", ""},
+			outcome{run + "exit 255", 255, "", ""},
+			outcome{with("--entrypoint /no/such", ""), 127, "", "/^nspawnd-run: tiny.*: \"/no/such\": command not found/"},
+			outcome{with("--entrypoint nosuch", ""), 127, "", "/^nspawnd-run: .*command not found/"},
+			outcome{with("--entrypoint /bin", ""), 126, "", "/^nspawnd-run: .*not executable/"},
+			outcome{with("--entrypoint /etc/hostname", ""), 126, "", "/^nspawnd-run: .*not executable/"},
+		)
+
+		cases("input, output and arguments",
+			outcome{"printf 'a\\0b\\r\\n' | " + run + "cat | od -An -c", 0, "   a  \\0   b  \\r  \\n\n", ""},
+			outcome{run + "stderr oops", 0, "", "oops\n"},
+			outcome{run + `args 'a b' '$HOME' '$$' '%n 100%' '\x' '' "it's" '--name'`, 0, `/"a b"\n"\$HOME"\n"\$\$"\n"%n 100%"\n"\\\\x"\n""\n"it's"\n"--name"\n/`, ""},
+			outcome{run + "tty < /dev/null", 0, "stdin no\nstdout no\nstderr no\n", ""},
+			outcome{"exec <&- ; " + run + "cat", 0, "", ""},
+		)
+
+		cases("environment, directory, entrypoint",
+			outcome{"LANG=xx SECRET=1 GIVEN=y " + with("--name envs -e A='b c$%' -e GIVEN -e MISSING -e odd.name=1 -e FROM=me", "env"), 0,
+				"A=b c$%\nFROM=me\nGIVEN=y\nHOME=/\nHOSTNAME=envs\nPATH=/bin\ncontainer=nspawnd\nodd.name=1\n", ""},
+			outcome{run + "env", 0, "/^FROM=tiny\nHOME=/\nHOSTNAME=tiny\\.[0-9a-f]{6}\nPATH=/bin\ncontainer=nspawnd\n$/", ""},
+			outcome{with("-w /made/here", "pwd"), 0, "/made/here\n", ""},
+			outcome{with("--entrypoint /bin/echo", "x y"), 0, "x y\n", ""},
+			outcome{with(`--entrypoint '["echo","-n"]'`, "x"), 0, "x", ""},
+			outcome{with("--entrypoint ''", "pwd"), 127, "", "/not found/"},
+		)
+
+		cases("user",
+			outcome{run + "id", 0, "uid=0 gid=0 groups=\n", ""},
+			outcome{with("-u 4321", "id"), 0, "uid=4321 gid=0 groups=\n", ""},
+			outcome{with("--user 1:2", "id"), 0, "uid=1 gid=2 groups=\n", ""},
+			outcome{with("-u nobody", "id"), 125, "", "/^nspawnd-run: .*nobody/"},
+			outcome{"nspawnd-run --entrypoint id " + redis, 0, "/^uid=[1-9][0-9]*\\(redis\\) gid=[1-9][0-9]*\\(redis\\)/", ""},
+			outcome{"nspawnd-run --entrypoint id -u games:games " + redis, 0, "uid=5(games) gid=60(games) groups=60(games)\n", ""},
+		)
+
+		cases("volumes and a read-only root",
+			outcome{"mkdir -p /srv/v && echo data > /srv/v/f && " + with("-v /srv/v:/data", "read /data/f"), 0, "data\n", ""},
+			outcome{with("-v /srv/v:/data", "write /data/g made") + " && cat /srv/v/g", 0, "made\n", ""},
+			outcome{with("-v /srv/v:/data:ro", "write /data/h x"), 1, "", "/read-only file system/"},
+			outcome{"cd /srv && " + with("-v ./v:/data:ro", "read /data/f"), 0, "data\n", ""},
+			outcome{with("--read-only", "write /x y"), 1, "", "/read-only file system/"},
+			outcome{"nspawnd-run --read-only --entrypoint sh " + redis + " -c 'touch /data/x /tmp/x /var/tmp/x && ! touch /x 2>/dev/null'", 0, "", ""},
+			outcome{run + "write /x y", 0, "", ""},
+			outcome{with("-v /no/such:/x", "true"), 125, "", "nspawnd-run: --volume: stat /no/such: no such file or directory\n"},
+		)
+
+		cases("network",
+			outcome{"ip link add left type veth peer name right; nspawnd-run --entrypoint ls " + redis + " /sys/class/net", 0, "left\nlo\nright\n", ""},
+			outcome{"nspawnd-run --network none --entrypoint ls " + redis + " /sys/class/net", 0, "lo\n", ""},
+			outcome{with("--name me --network=none", "read /etc/hosts"), 0, "127.0.0.1\tlocalhost me\n::1\tlocalhost\n", ""},
+			outcome{run + "read /etc/hosts", 0, "/registry.test/", ""},
+		)
+
+		cases("limits and directives reach the unit",
+			outcome{with("-d --name limits --memory 64m --cpus 1.5 --pids-limit 77 -p MemoryHigh=48M -p LimitNOFILE=100:200", "trap") +
+				"; said limits ready; systemctl show nspawnd-limits -p MemoryMax,MemorySwapMax,CPUQuotaPerSecUSec,TasksMax,MemoryHigh,LimitNOFILE,LimitNOFILESoft | sort; systemctl stop nspawnd-limits", 0,
+				"limits\nCPUQuotaPerSecUSec=1.500000s\nLimitNOFILE=200\nLimitNOFILESoft=100\nMemoryHigh=50331648\nMemoryMax=67108864\nMemorySwapMax=67108864\nTasksMax=77\n", ""},
+			outcome{"nspawnd-run -p LimitNOFILE=100:200 --entrypoint sh " + redis + " -c 'ulimit -Sn; ulimit -Hn'", 0, "100\n200\n", ""},
+		)
+
+		cases("bad values",
+			outcome{"nspawnd-run", 125, "", "/^nspawnd-run: .*\n$/"},
+			outcome{"nspawnd-run --no-such-flag x", 125, "", "/^nspawnd-run: unknown flag: --no-such-flag .*--help.*\n$/"},
+			outcome{with("--memory lots", "true"), 125, "", "nspawnd-run: --memory: \"lots\" is not an amount of memory (like 512m or 1.5g)\n"},
+			outcome{with("--cpus 0", "true"), 125, "", "nspawnd-run: --cpus: \"0\" is not a number of CPUs (like 2 or 0.5)\n"},
+			outcome{with("--pids-limit x", "true"), 125, "", "/^nspawnd-run: --pids-limit: .*\n$/"},
+			outcome{with("--network bridge", "true"), 125, "", "nspawnd-run: --network: \"bridge\" is neither host nor none\n"},
+			outcome{with("--pull sometimes", "true"), 125, "", "/^nspawnd-run: --pull: .*\n$/"},
+			outcome{with("--name -x", "true"), 125, "", "/^nspawnd-run: --name: .*\n$/"},
+			outcome{with("--name a/b", "true"), 125, "", "/^nspawnd-run: --name: .*\n$/"},
+			outcome{with("-v /a", "true"), 125, "", "/^nspawnd-run: --volume: .*\n$/"},
+			outcome{with("-v data:/a", "true"), 125, "", "/^nspawnd-run: --volume: .*\\.\\/data\n$/"},
+			outcome{with("-w relative", "true"), 125, "", "/^nspawnd-run: .*not an absolute path\n$/"},
+			outcome{with("-e =x", "true"), 125, "", "/^nspawnd-run: --env: .*\n$/"},
+			outcome{with("--insecure-options=all", "true"), 125, "", "/^nspawnd-run: --insecure-options: .*\n$/"},
+			outcome{with("-p Nonsense=1", "true"), 125, "", "nspawnd-run: --property: Nonsense= can't be set with --property\n"},
+			outcome{with("-p MemoryMax=x", "true"), 125, "", "/^nspawnd-run: --property: MemoryMax=: .*\n$/"},
+			outcome{with("-p MemoryMax", "true"), 125, "", "/^nspawnd-run: --property: .*NAME=VALUE\n$/"},
+			outcome{"nspawnd-run 'UPPER/case'", 125, "", "/^nspawnd-run: .*UPPER.*\n$/"},
+			outcome{"nspawnd-run $'evil\\e[31m'", 125, "", "/^nspawnd-run: [^\x1b]*\n$/"},
+			outcome{"setpriv --reuid 1000 --clear-groups " + run + "true", 125, "", "/^nspawnd-run: .*needs root.*sudo nspawnd-run.*\n$/"},
+		)
+
+		t.Run("isolation", func(t *testing.T) { isolation(t, m.With(t)) })
+		t.Run("dry run", func(t *testing.T) { dryRun(t, m.With(t)) })
+		t.Run("detached", func(t *testing.T) { detached(t, m.With(t)) })
+		t.Run("signals", func(t *testing.T) { signals(t, m.With(t)) })
+		t.Run("names", func(t *testing.T) { names(t, m.With(t)) })
+		t.Run("restart and reexec", func(t *testing.T) { restart(t, m.With(t)) })
+		t.Run("a stop is graceful", func(t *testing.T) { graceful(t, m.With(t)) })
+		t.Run("clients killed at random", func(t *testing.T) { killedClients(t, m.With(t)) })
+		t.Run("hostile environment", func(t *testing.T) { hostileEnvironment(t, m.With(t)) })
+		t.Run("1 GiB through cat", func(t *testing.T) { pipeline(t, m.With(t)) })
+		m.nothingLeft(t)
+	})
+}
+
+func isolation(t *testing.T, m *Machine) {
+	status := m.Must("nspawnd-run", tiny, "status")
+	for _, want := range []string{"CapInh:\t0000000000000000", "CapPrm:\t00000000800405fb", "CapEff:\t00000000800405fb", "CapBnd:\t00000000800405fb",
+		"CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "NSpid:\t1\n"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("no %q in /proc/self/status:\n%s", want, status)
+		}
+	}
+	unprivileged := m.Must("nspawnd-run", "-u", "1234", tiny, "status")
+	for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t00000000800405fb", "Uid:\t1234\t1234\t1234\t1234"} {
+		if !strings.Contains(unprivileged, want) {
+			t.Errorf("no %q in /proc/self/status of a user:\n%s", want, unprivileged)
+		}
+	}
+	// Each namespace but the network's is another than the host's.
+	script := `for n in pid mnt ipc uts cgroup net; do readlink /proc/self/ns/$n; done`
+	inside := strings.Fields(m.Must("nspawnd-run", "--entrypoint", "sh", redis, "-c", script))
+	outside := strings.Fields(m.Must("sh", "-c", script))
+	for i := range outside {
+		if same := inside[i] == outside[i]; same != strings.HasPrefix(outside[i], "net:") {
+			t.Errorf("namespaces: inside %s, outside %s", inside[i], outside[i])
+		}
+	}
+	// Nothing of the host: no terminals, shared memory, mounts, processes, files of /run and /tmp, cgroups.
+	m.Must("sh", "-c", "touch /dev/shm/of-host /run/of-host /tmp/of-host; sleep 1000 > /dev/null 2>&1 & ")
+	seen := m.Must("nspawnd-run", "--entrypoint", "sh", redis, "-c", `ls /dev/shm /dev/pts /run /tmp /dev/mqueue /sys/fs/bpf 2>&1
+		ls /sys/kernel/debug /sys/kernel/tracing /dev/hugepages 2>&1; ls -d /proc/[0-9]*; cat /proc/self/cgroup /proc/keys 2>&1; ls /sys/fs/cgroup | head -3`)
+	for _, bad := range []string{"of-host", "sleep", "tracing_on", "0::/machine", "keyring"} {
+		if strings.Contains(seen, bad) {
+			t.Errorf("%s shows in the machine:\n%s", bad, seen)
+		}
+	}
+	// What root in the machine must not be able to do.
+	for _, forbidden := range []string{"mount -t tmpfs x /mnt", "hostname x", "echo 1 > /proc/sys/kernel/panic", "echo > /sys/kernel/mm/ksm/run",
+		"mknod /dev/x c 1 3", "mknod /x b 7 0 && head -c1 /x", "date -s 2000-01-01", "dd if=/dev/kmsg count=1", "umount /proc/kcore", "cat /proc/kcore",
+		"nsenter -t 1 -m true", "chroot / mount -o remount,rw /sys", "echo 0 > /proc/sysrq-trigger", "mkdir /sys/fs/cgroup/x", "rmdir /run", "mv /proc /x"} {
+		if r := m.Run("nspawnd-run", "-u", "0", "--entrypoint", "sh", redis, "-c", forbidden); r.Status == 0 {
+			t.Errorf("%s succeeded", forbidden)
+		}
+	}
+	// What it must be able to do.
+	m.Must("nspawnd-run", "-u", "0", "--entrypoint", "sh", redis, "-c", `chown 5:5 /srv && chmod 4755 /srv && touch /run/x /tmp/x /x && mkdir /var/new && exec 3<>/dev/ptmx && test -c /dev/null &&
+		dd if=/dev/zero of=/dev/shm/x bs=1M count=8 2>/dev/null && cat /etc/resolv.conf > /dev/null`)
+	// PrivateDevices= and the rest are there for systemctl show and systemd-analyze security.
+	m.Must("nspawnd-run", "-d", "--name", "shown", tiny, "trap")
+	m.expect(t, outcome{"said shown ready; systemctl show nspawnd-shown -p PrivateDevices,PrivatePIDs,PrivateIPC,NoNewPrivileges,Slice; systemctl stop nspawnd-shown", 0,
+		"/^Slice=machine.slice\n(.*\n)*NoNewPrivileges=yes\n/", ""})
+}
+
+func dryRun(t *testing.T, m *Machine) {
+	m.Must("mkdir", "-p", "/srv/a b%c")
+	m.nothingLeft(t)
+	before := m.Script(leftovers + "; find /var/lib/nspawnd /run/nspawnd | wc -l").Stdout
+	text := m.Must("nspawnd-run", "--dry-run", "--name", "dry", "-m", "1g", "-v", "/srv/a b%c:/x", "-e", "A=1 2", redis)
+	for _, want := range []string{"# nspawnd-dry.service\n", "# nspawnd-dry-root.service\n", "MemoryMax=1073741824\n", "RootDirectory=/run/nspawnd/"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if after := m.Script(leftovers + "; find /var/lib/nspawnd /run/nspawnd | wc -l").Stdout; after != before {
+		t.Errorf("a dry run changed\n%sto\n%s", before, after)
+	}
+	// systemd reads it without a complaint.
+	main, root, _ := strings.Cut(text, "\n# nspawnd-dry-root.service\n")
+	m.WriteFile("/tmp/dry/nspawnd-dry.service", []byte(main), 0o644)
+	m.WriteFile("/tmp/dry/nspawnd-dry-root.service", []byte(root), 0o644)
+	if r := m.Script("cd /tmp/dry && SYSTEMD_UNIT_PATH=/tmp/dry: systemd-analyze verify --recursive-errors=no ./nspawnd-dry.service ./nspawnd-dry-root.service"); strings.Contains(r.Stderr, "nspawnd") &&
+		!matches(r.Stderr, "/^nspawnd-dry.service: Command [^ ]+ is not executable: No such file or directory\n$/") { // it is in the image
+		t.Errorf("systemd-analyze verify: %d\n%s%s", r.Status, r.Stdout, r.Stderr)
+	}
+}
+
+func detached(t *testing.T, m *Machine) {
+	m.expect(t, outcome{"nspawnd-run --detach --name web " + nginx, 0, "web\n", ""})
+	m.Eventually(10*time.Second, "nginx serves its page", func() bool {
+		return strings.Contains(m.Run("curl", "-s", "http://localhost/").Stdout, "<h1>demo/nginx</h1>")
+	})
+	m.expect(t,
+		outcome{"machinectl list --no-legend", 0, "/^web +container nspawnd/", ""},
+		outcome{"machinectl-lite list --no-legend", 0, "/^web +container nspawnd/", ""},
+		outcome{"machinectl status web", 0, "/nspawnd-web.service/", ""},
+		outcome{"machinectl-lite status web", 0, "/(?s)nspawnd-web.service.*nginx/", ""},
+		outcome{"systemctl status nspawnd-web", 0, "/(?s)Active: active \\(running\\).*nginx/", ""},
+		outcome{"systemctl show -P MainPID nspawnd-web | xargs -I{} readlink /proc/{}/exe", 0, "/nginx\n$/", ""},
+		outcome{"journalctl -u nspawnd-web -o cat", 0, "/start worker process/", ""},
+		outcome{"journalctl -q NSPAWND_IMAGE=" + nginx + ":latest -o cat", 0, "/start worker process/", ""},
+		outcome{"journalctl -q -t web -o cat", 0, "/start worker process/", ""},
+		outcome{"time systemctl stop nspawnd-web", 0, "", "/real/"},
+		outcome{"curl -s http://localhost/", 7, "", ""},
+		outcome{"journalctl -u nspawnd-web -o cat", 0, "/signal 3 \\(SIGQUIT\\)/", ""}, // the image's StopSignal, honoured
+	)
+	m.nothingLeft(t)
+	// A failure is there to be looked at, and does not hold the name.
+	m.expect(t,
+		outcome{"nspawnd-run -d --name sad " + tiny + " exit 3", 0, "sad\n", ""},
+		outcome{"await systemctl is-failed -q nspawnd-sad; systemctl show nspawnd-sad -p ExecMainStatus", 0, "ExecMainStatus=3\n", ""},
+		outcome{"nspawnd-run --name sad " + tiny + " echo better", 0, "better\n", ""},
+	)
+	// Redis runs as its own user with its volume.
+	m.Must("nspawnd-run", "-d", "--name", "cache", redis)
+	m.Eventually(10*time.Second, "redis answers", func() bool {
+		return m.Script(`exec 3<>/dev/tcp/127.0.0.1/6379; printf 'PING\r\n' >&3; timeout 1 head -c5 <&3`).Stdout == "+PONG"
+	})
+	m.expect(t, outcome{"machinectl terminate cache", 0, "", ""})
+	m.nothingLeft(t)
+}
+
+func signals(t *testing.T, m *Machine) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		c := m.Command("nspawnd-run", tiny, "trap", strconv.Itoa(int(s)))
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, 1)
+		io.ReadFull(out, first) // it says when it is ready
+		c.Process.Signal(s)
+		rest, _ := io.ReadAll(out)
+		if err := c.Wait(); err != nil {
+			t.Errorf("%v: %v, %s%s", s, err, first, rest)
+		}
+	}
+	// 128+n: the payload dies of a signal. As PID 1 it can't die of its own, so one of its namespace's parent does it.
+	r := m.Script(await + "nspawnd-run --name dies " + tiny + " trap > /tmp/dies & pid=$!; await grep -q ready /tmp/dies; systemctl kill -s KILL --kill-whom=main nspawnd-dies; wait $pid || exit $?")
+	if r.Status != 137 {
+		t.Errorf("killed payload: status %d, want 137; %s", r.Status, r.Stderr)
+	}
+	// SIGKILL of the client leaves a machine that can be seen and ended.
+	m.expect(t, outcome{`nspawnd-run --name orphan ` + tiny + ` trap > /dev/null & pid=$!
+		await sh -c "machinectl-lite list --no-legend | grep -q '^orphan '"
+		kill -KILL $pid; wait $pid 2>/dev/null
+		machinectl-lite list --no-legend; machinectl-lite terminate orphan`, 0, "/^orphan +container nspawnd/", "/^(.*Killed.*\n)?$/"})
+	m.nothingLeft(t)
+}
+
+func names(t *testing.T, m *Machine) {
+	m.expect(t,
+		outcome{"nspawnd-run -d --name my-app " + tiny + " trap; said my-app ready", 0, "my-app\n", ""},
+		outcome{"nspawnd-run -d --name my-app " + tiny + " true", 125, "", "/^nspawnd-run: the name my-app is taken: nspawnd-my.x2dapp.service .*machinectl-lite status my-app.*\n$/"},
+		outcome{"nspawnd-run --name my-app " + tiny + " true", 125, "", "/name my-app is taken/"},
+		outcome{"machinectl list --no-legend", 0, "/^my-app +container/", ""},
+		outcome{"machinectl-lite terminate my-app", 0, "", ""},
+		outcome{"for i in 1 2 3 4 5; do nspawnd-run --name same " + tiny + " echo $i; done", 0, "1\n2\n3\n4\n5\n", ""},
+		// A machine of another origin holds its name too.
+		outcome{"systemd-run -q --unit=other sleep 1000; busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' >/dev/null; nspawnd-run --name other " + tiny + " true",
+			125, "", "/name other is taken: other.service runs/"},
+		outcome{"systemctl stop other", 0, "", ""},
+	)
+	m.nothingLeft(t)
+}
+
+func restart(t *testing.T, m *Machine) {
+	m.Must("nspawnd-run", "-d", "--name", "keep", "--entrypoint", "sh", redis, "-c",
+		"echo started >> /tmp/log; trap 'exit 0' TERM; while :; do sleep 1000 & wait; done")
+	count := func(want int) {
+		t.Helper()
+		m.Eventually(5*time.Second, fmt.Sprintf("%d starts in the writable layer", want), func() bool {
+			pid := strings.TrimSpace(m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep"))
+			return strings.Count(m.Run("cat", "/proc/"+pid+"/root/tmp/log").Stdout, "started") == want
+		})
+	}
+	count(1)
+	m.Must("systemctl", "restart", "nspawnd-keep")
+	count(2)
+	pid := m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep")
+	m.Must("systemctl", "daemon-reload")
+	m.Must("systemctl", "daemon-reexec")
+	if now := m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep"); now != pid {
+		t.Errorf("main process %s before the manager's reexec, %s after", pid, now)
+	}
+	count(2)
+	m.Must("systemctl", "restart", "nspawnd-keep")
+	count(3)
+	m.Must("systemctl", "stop", "nspawnd-keep")
+	m.nothingLeft(t)
+}
+
+// graceful: the first process gets the stop signal and its time, on 257 too.
+func graceful(t *testing.T, m *Machine) {
+	m.expect(t, outcome{`nspawnd-run -d --name slow --entrypoint sh ` + redis + ` -c "trap 'sleep 0.7; echo bye; exit 0' TERM; echo up; while :; do sleep 1000 & wait; done"
+		said slow up
+		systemctl stop nspawnd-slow; journalctl -qu nspawnd-slow -o cat | grep -c bye; systemctl is-failed nspawnd-slow || :`, 0, "slow\n1\ninactive\n", ""})
+	// One process that ignores the signal is killed when its time is over.
+	m.expect(t, outcome{`nspawnd-run -d --name deaf -p TimeoutStopSec=1 --entrypoint sleep ` + redis + ` infinity
+		before=$(date +%s%N); systemctl stop nspawnd-deaf; ms=$(( ($(date +%s%N)-before)/1000000 )); [ $ms -ge 900 ] && [ $ms -lt 8000 ] || echo stopped after $ms ms
+		systemctl reset-failed nspawnd-deaf 2>/dev/null || :`, 0, "deaf\n", ""})
+	m.nothingLeft(t)
+}
+
+// killedClients: whatever instruction a client dies at, its machine runs or the next start removes what it had made.
+func killedClients(t *testing.T, m *Machine) {
+	m.Script(`for i in $(seq 30); do
+		nspawnd-run --name "k$i" ` + tiny + ` trap > /dev/null 2>&1 & sleep "0.0$(printf %02d $((i * 3 % 100)))"; kill -KILL $!
+		done; wait
+		systemctl stop 'nspawnd-k*.service'`)
+	m.Must("nspawnd-run", tiny, "true")
+	m.nothingLeft(t)
+}
+
+// hostileEnvironment: nothing that an image or a user sets in the payload's environment reaches a command on the host.
+func hostileEnvironment(t *testing.T, m *Machine) {
+	m.expect(t,
+		outcome{"sleep 300 & victim=$!; nspawnd-run -e MAINPID=$victim -e LD_PRELOAD=/no/such.so " + tiny + " true; kill -0 $victim && kill $victim", 0, "", ""},
+		outcome{`sleep 300 & victim=$!
+			nspawnd-run -d --name env -e MAINPID=$victim -e LD_PRELOAD=/x -e PATH=/nowhere --entrypoint /bin/tiny ` + tiny + ` trap; said env ready
+			systemctl stop nspawnd-env; journalctl -qt env -o cat; kill -0 $victim && kill $victim`, 0, "env\nready\nTERM\n", ""},
+		outcome{"systemctl cat 'nspawnd-*-stop.service' 'nspawnd-*-root.service' 2>/dev/null | grep Environment", 1, "", ""},
+		outcome{"nspawnd-run --entrypoint sh " + redis + " -c 'grep SigIgn /proc/self/status; [ $(ulimit -Sn) = $(ulimit -Hn) ]'", 0,
+			"/^SigIgn:\t[0-9a-f]{12}[02468ace]/", ""}, // SIGPIPE, number 13, is not ignored
+		outcome{"nspawnd-run -w /proc/self " + tiny, 125, "", "/^nspawnd-run: .*working directory.*\n$/"},
+	)
+}
+
+// pipeline sends 1 GiB through a machine: the descriptors are the payload's own.
+func pipeline(t *testing.T, m *Machine) {
+	c := m.Command("nspawnd-run", tiny, "cat")
+	sent, received := sha256.New(), sha256.New()
+	c.Stdin = io.TeeReader(io.LimitReader(rand.Reader, 1<<30), sent)
+	c.Stdout = received
+	if err := c.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := fmt.Sprintf("%x", sent.Sum(nil)), fmt.Sprintf("%x", received.Sum(nil)); a != b {
+		t.Errorf("sent %s, received %s", a, b)
+	}
+}
