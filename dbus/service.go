@@ -29,6 +29,7 @@ type state struct {
 	active     string // ActiveState
 	begun      bool   // it was seen in another state than inactive or failed
 	mainPID    uint32
+	handedOver bool  // the manager's child went on to execve(2) of the payload
 	exitCode   int32 // si_code: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0: no process ended yet
 	exitStatus int32 // exit status or signal
 	result     string
@@ -41,7 +42,8 @@ type Exit struct {
 	Result string // systemd.service(5), $SERVICE_RESULT
 }
 
-// Start starts a set of units in one transaction, waits until the payload's executable runs, and follows the main unit.
+// Start starts a set of units in one transaction, waits until the payload's executable runs, and follows the main unit. A payload
+// that has ended by then has been started; Wait says how it ended.
 // With hold, the exit status can be had from Wait even when the unit goes at once.
 //
 // A failed or finished unit of the same name is replaced. A running one is ErrNameTaken.
@@ -83,7 +85,7 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 		if err != nil {
 			return nil, fmt.Errorf("starting %s: %w", s.Name, err)
 		}
-		if result, ended := jobResult(signal, job); ended && result == "done" {
+		if result, ended := jobResult(signal, job); ended && (result == "done" || s.state.payloadEnded()) {
 			return s, nil
 		} else if ended {
 			return nil, &StartError{s.Name, result, s.state.result, int(s.state.exitStatus)}
@@ -188,6 +190,10 @@ func (st *state) apply(signal *dbus.Signal) {
 			if pid, _ := v.Value().(uint32); pid != 0 {
 				st.mainPID = pid
 			}
+		case "ExecMainHandoffTimestampMonotonic":
+			at, _ := v.Value().(uint64)
+			st.handedOver = at != 0
+			st.begun = st.begun || st.handedOver
 		case "ExecMainCode":
 			st.exitCode, _ = v.Value().(int32)
 		case "ExecMainStatus":
@@ -200,7 +206,13 @@ func (st *state) apply(signal *dbus.Signal) {
 
 func (st *state) stopped() bool { return st.active == "inactive" || st.active == "failed" }
 
-// MainPID gives the payload's process in the host's numbering.
+// payloadEnded says whether the payload itself has ended, and not the manager's child on the way to it: a Type=exec start job fails when
+// the payload fails before the manager has seen that it runs.
+func (st *state) payloadEnded() bool {
+	return st.exitCode != 0 && st.handedOver && st.exitStatus != StatusExec
+}
+
+// MainPID gives the payload's process in the host's numbering; 0: it ended before its start was seen.
 func (s *Service) MainPID() uint32 { return s.state.mainPID }
 
 // Wait waits until the service has ended: until its main process has, and with it all processes of its PID namespace. What the

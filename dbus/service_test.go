@@ -43,6 +43,31 @@ func TestState(t *testing.T) {
 	}
 }
 
+// TestPayloadEnded tells a payload that ended before its start job from a manager's child that never became the payload.
+func TestPayloadEnded(t *testing.T) {
+	const exited, killed = int32(1), int32(2)
+	for _, c := range []struct {
+		name         string
+		handoff      uint64
+		code, status int32
+		want         bool
+	}{
+		{"nothing has ended", 5, 0, 0, false},
+		{"exited", 5, exited, 3, true},
+		{"exited with a status that systemd uses too", 5, exited, 217, true},
+		{"killed", 5, killed, 9, true},
+		{"no such user", 0, exited, 217, false},
+		{"killed on the way", 0, killed, 9, false},
+		{"not executable", 5, exited, StatusExec, false},
+	} {
+		var st state
+		st.apply(changed(map[string]any{"ExecMainHandoffTimestampMonotonic": c.handoff, "ExecMainCode": c.code, "ExecMainStatus": c.status}))
+		if got := st.payloadEnded(); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
 func TestJobResult(t *testing.T) {
 	removed := func(body ...any) *dbus.Signal {
 		return &dbus.Signal{Name: managerInterface + ".JobRemoved", Body: body}

@@ -48,6 +48,7 @@ var directives = map[string]directive{
 	"ExitType":                  {"Service", text, "", 0},
 	"ExecStart":                 {"Service", command, "ExecStartEx", 0},
 	"ExecStop":                  {"Service", commands, "ExecStopEx", 0},
+	"ExecStopPost":              {"Service", commands, "ExecStopPostEx", 0},
 	"RemainAfterExit":           {"Service", boolean, "", 0},
 	"GuessMainPID":              {"Service", boolean, "", 0},
 	"Restart":                   {"Service", text, "", 0},

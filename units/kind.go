@@ -293,6 +293,7 @@ func limitProperties(property string, v any) []Property {
 const (
 	noExpansion   = "no-env-expand"  // ":", "$" stays as it is
 	ignoreFailure = "ignore-failure" // "-"
+	privileged    = "privileged"     // "+", on the host and as root
 )
 
 func commandProperty(property string, v any) []Property {
@@ -302,7 +303,7 @@ func commandProperty(property string, v any) []Property {
 func formatCommand(c Command) string {
 	prefix := ""
 	for _, flag := range c.Flags {
-		prefix += map[string]string{noExpansion: ":", ignoreFailure: "-"}[flag]
+		prefix += map[string]string{noExpansion: ":", ignoreFailure: "-", privileged: "+"}[flag]
 	}
 	argv := c.Argv
 	if c.Path != c.Argv[0] {

@@ -99,13 +99,18 @@ func (m Machine) Translate() Set {
 		u.set(d.Name, d.Value)
 	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: m.Payload.Notes}
-	if m.Manager < 258 {
+	if m.mainIsStrange() {
 		stopper := stopper(u)
 		set.Main.set("Wants", []string{stopper.Name})
 		set.Aux = append(set.Aux, stopper)
 	}
 	return set
 }
+
+// mainIsStrange says whether the manager takes the main process of a service with PrivatePIDs= for a stranger's ("not our child"), as
+// systemd 257 does (tried). It then waits for it neither after a stop signal nor when the control group is empty before SIGCHLD has
+// come, and so loses exit statuses.
+func (m Machine) mainIsStrange() bool { return m.Manager < 258 }
 
 // collectMode lets the name of a machine in the foreground go with it; one that runs detached and failed stays for
 // systemctl status, as with systemd-run(1).
@@ -127,7 +132,7 @@ func (m Machine) process(u *Unit) {
 			odd = append(odd, e)
 		}
 	}
-	if m.NeedsLauncher() {
+	if m.launched() {
 		a := m.Account
 		ids := []string{strconv.Itoa(int(a.UID)), strconv.Itoa(int(a.GID))}
 		for _, g := range a.Groups {
@@ -157,6 +162,11 @@ func (m Machine) process(u *Unit) {
 	u.set("MemoryPressureWatch", "off")
 	u.set("SyslogIdentifier", m.Name)
 	u.set("LogExtraFields", []string{"NSPAWND_IMAGE=" + m.Image, "NSPAWND_DIGEST=" + m.Digest})
+	if m.mainIsStrange() {
+		// It keeps the service from being forgotten before the manager has seen how the main process ended. It runs on the host with
+		// the image's environment, so it has to be a static program that reads none of it.
+		u.set("ExecStopPost", []Command{{m.Launcher, []string{m.Launcher, "--await-main-process"}, []string{noExpansion, ignoreFailure, privileged}}})
+	}
 	if m.Detached {
 		u.set("StandardInput", "null")
 		u.set("StandardOutput", "journal")
@@ -165,8 +175,7 @@ func (m Machine) process(u *Unit) {
 }
 
 // stopper is a unit that does for main what systemd does by itself from 258 on: it stops before main does, and for that sends
-// the stop signal, waits, and kills after the timeout. systemd 257 takes the main process of a service with PrivatePIDs= for a
-// stranger's ("not our child") and may kill it right after the stop signal (tried).
+// the stop signal, waits, and kills after the timeout. systemd 257 may kill right after the stop signal (see mainIsStrange).
 //
 // It is a unit of its own because its commands run on the host: ExecStop= of the service would get the image's environment.
 func stopper(main Unit) Unit {
@@ -193,10 +202,13 @@ timeout "$3" tail --follow --sleep-interval=0.05 --pid="$pid" /dev/null || kill 
 	return u
 }
 
-// NeedsLauncher says whether a directive can't express the payload: User= and SupplementaryGroups= resolve on the host,
+// NeedsLauncher says whether the units run the launcher.
+func (m Machine) NeedsLauncher() bool { return m.mainIsStrange() || m.launched() }
+
+// launched says whether the launcher starts the payload, because a directive can't express the payload: User= and SupplementaryGroups= resolve on the host,
 // so they refuse ids that the host doesn't know and add the groups that the host gives an id it knows; Environment=
 // refuses names that shells would.
-func (m Machine) NeedsLauncher() bool {
+func (m Machine) launched() bool {
 	a := m.Account
 	if a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {
 		return true
@@ -210,7 +222,8 @@ func (m Machine) NeedsLauncher() bool {
 }
 
 // validEnvironment says whether Environment= takes the assignment: a name of letters, digits and "_" that starts with no
-// digit, and a value of UTF-8 without control characters other than newline and tab (systemd.exec(5)).
+// digit, and a value of UTF-8 without control characters other than newline and tab (systemd.exec(5)). MAINPID has to stay the manager's
+// for ExecStopPost=.
 func validEnvironment(assignment string) bool {
 	name, value, _ := strings.Cut(assignment, "=")
 	for i, r := range name {
@@ -223,7 +236,7 @@ func validEnvironment(assignment string) bool {
 			return false
 		}
 	}
-	return name != ""
+	return name != "" && name != "MAINPID"
 }
 
 // managerEnvironment is what a service inherits from the manager and a container should not see.

@@ -28,7 +28,8 @@ var machines = map[string]struct {
 			Env: []string{"NGINX_VERSION=1.28"}, ExposedPorts: map[string]struct{}{"80/tcp": {}}, Labels: map[string]string{"a": "b"}},
 		Options{},
 		Machine{Name: "web", Image: "registry.test:5000/demo/nginx:latest", Digest: "sha256:00", Path: "/docker-entrypoint.sh",
-			Network: HostNetwork, Detached: true, Manager: 257, Root: "/run/nspawnd/web.1", Dir: "/var/lib/nspawnd/machines/web.1"},
+			Network: HostNetwork, Detached: true, Manager: 257, Root: "/run/nspawnd/web.1", Dir: "/var/lib/nspawnd/machines/web.1",
+			Launcher: "/usr/lib/nspawnd/nspawnd-launcher"},
 	},
 	"web-262": {
 		Config{Entrypoint: []string{"/docker-entrypoint.sh"}, Cmd: []string{"nginx", "-g", "daemon off;"}, StopSignal: "SIGQUIT"},

@@ -1,8 +1,12 @@
 // Command nspawnd-launcher is what PID 1 starts inside a machine when a directive can't say what the image asks: user
 // and group ids that the host doesn't know, and environment names that Environment= refuses. It sets them and becomes
-// the payload. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd.
+// the payload. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd. On systemd 257 it is
+// also the service's ExecStopPost=, which waits until the payload has ended.
 //
-// Usage: nspawnd-launcher --ids=UID,GID[,GROUP…] [--env=NAME=VALUE…] -- PATH ARGV0 [ARG…]
+// Usage:
+//
+//	nspawnd-launcher --ids=UID,GID[,GROUP…] [--env=NAME=VALUE…] -- PATH ARGV0 [ARG…]
+//	nspawnd-launcher --await-main-process
 package main
 
 import (
@@ -11,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Exit statuses of podman-run(1): 125 our own error, 126 not executable, 127 not found.
@@ -22,6 +28,15 @@ const (
 
 func main() {
 	args := os.Args[1:]
+	if len(args) == 1 && args[0] == "--await-main-process" {
+		awaitMainProcess()
+		return
+	}
+	launch(args)
+}
+
+// launch becomes the payload.
+func launch(args []string) {
 	env := os.Environ()
 	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
 		if ids, ok := strings.CutPrefix(args[0], "--ids="); ok {
@@ -65,4 +80,21 @@ func setIDs(list string) {
 func fail(status int, message string) {
 	os.Stderr.WriteString("nspawnd-launcher: " + message + "\n")
 	os.Exit(status)
+}
+
+// awaitMainProcess waits until the process that the manager calls the service's main one has ended, if there still is one
+// (systemd.exec(5), $MAINPID). The manager's TimeoutStopSec= bounds it.
+func awaitMainProcess() {
+	pid, err := strconv.Atoi(os.Getenv("MAINPID"))
+	if err != nil {
+		return // the manager has seen its end
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	// A signal may interrupt the wait; the runtime sends itself some.
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+	}
 }

@@ -334,6 +334,9 @@ func startFailure(err error, unit string) error {
 // machined has none to offer: machinectl-lite shows the machine all the same.
 func register(ctx context.Context, bus *dbus.Conn, service *dbus.Service, name string) error {
 	leader := service.MainPID()
+	if leader == 0 {
+		return nil
+	}
 	err := machined.New(bus.Bus).Register(ctx, machined.Machine{Name: name, Service: "nspawnd", Class: "container", Leader: leader})
 	if errors.Is(err, machined.ErrUnavailable) || err != nil && errors.Is(unix.Kill(int(leader), 0), unix.ESRCH) {
 		return nil
