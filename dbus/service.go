@@ -35,13 +35,6 @@ type state struct {
 	result     string
 }
 
-// Exit says how a service ended.
-type Exit struct {
-	Code   int    // exit status; 128+n when signal n ended it
-	Signal int    // 0: it exited by itself
-	Result string // systemd.service(5), $SERVICE_RESULT
-}
-
 // Start starts a set of units in one transaction, waits until the payload's executable runs, and follows the main unit. A payload
 // that has ended by then has been started; Wait says how it ended.
 // With hold, the exit status can be had from Wait even when the unit goes at once.
@@ -216,40 +209,35 @@ func (st *state) payloadEnded() bool {
 func (s *Service) MainPID() uint32 { return s.state.mainPID }
 
 // Wait waits until the service has ended: until its main process has, and with it all processes of its PID namespace. What the
-// manager still does then (ExecStop=) changes nothing of how it ended.
-func (s *Service) Wait(ctx context.Context) (Exit, error) {
+// manager still does then (ExecStopPost=) changes nothing of how it ended. The status is 128+n when signal n ended it.
+func (s *Service) Wait(ctx context.Context) (status int, err error) {
 	for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
 		if _, err := s.next(ctx); err != nil {
-			return Exit{}, fmt.Errorf("waiting for %s: %w", s.Name, err)
+			return 0, fmt.Errorf("waiting for %s: %w", s.Name, err)
 		}
 	}
 	if s.state.exitCode == 0 {
 		// The signals did not say it. Better no status than a wrong one.
 		properties, err := s.conn.systemd.GetAllPropertiesContext(ctx, s.Name)
 		if err != nil {
-			return Exit{}, fmt.Errorf("asking how %s ended: %w", s.Name, err)
+			return 0, fmt.Errorf("asking how %s ended: %w", s.Name, err)
 		}
 		s.state.exitCode, _ = properties["ExecMainCode"].(int32)
 		s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
 		if s.state.exitCode == 0 {
-			return Exit{}, fmt.Errorf("systemd did not see how the process of %s ended", s.Name)
+			return 0, fmt.Errorf("systemd did not see how the process of %s ended", s.Name)
 		}
 	}
 	return s.state.exit(), nil
 }
 
-// exit follows waitid(2): exitCode is si_code, exitStatus is si_status.
-func (st *state) exit() Exit {
+// exit gives the status of a shell for what waitid(2) gives: exitCode is si_code, exitStatus is si_status.
+func (st *state) exit() int {
 	const exited = 1
-	e := Exit{Result: st.result}
-	switch {
-	case st.exitCode == exited:
-		e.Code = int(st.exitStatus)
-	case st.exitCode != 0:
-		e.Signal = int(st.exitStatus)
-		e.Code = 128 + e.Signal
+	if st.exitCode == exited {
+		return int(st.exitStatus)
 	}
-	return e
+	return 128 + int(st.exitStatus)
 }
 
 // Signal sends a signal to the service's main process.

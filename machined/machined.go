@@ -87,6 +87,12 @@ func reason(err error) error {
 	return err
 }
 
+// OwnService and OwnClass are what our machines are registered as.
+const (
+	OwnService = "nspawnd"
+	OwnClass   = "container"
+)
+
 // Machine is what machined is told about a machine when it is registered.
 type Machine struct {
 	Name          string   // hostname-like, at most 64 characters

@@ -61,6 +61,16 @@ func ServiceName(machine string) string {
 	return "nspawnd-" + unit.UnitNameEscape(machine) + ".service"
 }
 
+// MachineOf gives the machine whose payload a unit runs, "" when there is none: the inverse of ServiceName. A machine's name has no
+// slash, which an unescaped dash stands for: so nspawnd-NAME-root.service, which belongs to a machine too, runs none.
+func MachineOf(service string) string {
+	machine := unit.UnitNameUnescape(strings.TrimSuffix(strings.TrimPrefix(service, "nspawnd-"), ".service"))
+	if machine == "" || strings.Contains(machine, "/") || ServiceName(machine) != service {
+		return ""
+	}
+	return machine
+}
+
 // CompanionName is the unit that owns what the machine has on the host's file systems.
 func CompanionName(machine string) string {
 	return "nspawnd-" + unit.UnitNameEscape(machine) + "-root.service"

@@ -60,7 +60,7 @@ func (h *host) list(ctx context.Context, hidden bool) ([]machine, error) {
 	if err != nil && !errors.Is(err, machined.ErrUnavailable) {
 		return nil, err
 	}
-	units, err := h.systemd.machines(ctx)
+	units, err := h.systemd.Machines(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func mergeMachines(registered []machined.Summary, units []string, hidden bool) [
 	}
 	for _, name := range units {
 		if !slices.ContainsFunc(registered, func(m machined.Summary) bool { return m.Name == name }) {
-			machines = append(machines, machine{Summary: machined.Summary{Name: name, Class: ownClass, Service: ownService}})
+			machines = append(machines, machine{Summary: machined.Summary{Name: name, Class: machined.OwnClass, Service: machined.OwnService}})
 		}
 	}
 	slices.SortFunc(machines, func(a, b machine) int { return strings.Compare(a.Name, b.Name) })

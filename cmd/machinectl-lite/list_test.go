@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"nspawnd/cmd/internal/printable"
 	"nspawnd/machined"
 )
 
@@ -120,7 +121,7 @@ func TestJSONText(t *testing.T) {
 		if err := json.Unmarshal([]byte(`"`+got+`"`), &back); err != nil || back != s {
 			t.Errorf("%q became %s, which reads as %q (%v)", s, got, back, err)
 		}
-		if printable(got) != got {
+		if printable.Line(got) != got {
 			t.Errorf("%q became %q, which is not printable", s, got)
 		}
 	}

@@ -202,8 +202,7 @@ func completeMachines(cmd *cobra.Command, args []string, _ string) ([]string, co
 // host is this host's registry of machines and its service manager, over one connection of the system bus.
 type host struct {
 	machined *machined.Client
-	systemd  systemd
-	close    func()
+	systemd  *dbus.Conn
 }
 
 func connect(ctx context.Context) (*host, error) {
@@ -211,8 +210,10 @@ func connect(ctx context.Context) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &host{machined.New(conn.Bus), systemd{conn.Bus}, conn.Close}, nil
+	return &host{machined.New(conn.Bus), conn}, nil
 }
+
+func (h *host) close() { h.systemd.Close() }
 
 // failures are errors about one thing each, such as a machine.
 type failures []error

@@ -19,7 +19,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"nspawnd/cmd/internal/printable"
+	"nspawnd/dbus"
 	"nspawnd/machined"
+	"nspawnd/units"
 )
 
 func statusCommand() *cobra.Command {
@@ -66,7 +69,7 @@ type status struct {
 	os         string
 	uidShift   uint32
 	group      string // the unit's control group
-	processes  []process
+	processes  []dbus.Process
 	logSince   time.Time
 }
 
@@ -75,12 +78,12 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 	var s status
 	var err error
 	if s.Properties, err = h.machined.Get(ctx, name); unknown(err) {
-		unit, runs := h.systemd.machine(ctx, name)
+		unit, runs := h.systemd.MachineUnit(ctx, name)
 		if !runs {
 			return s, err
 		}
 		s.Properties = machined.Properties{
-			Name: name, Since: unit.Started, Service: ownService, Unit: unit.Name, Leader: unit.MainPID, Class: ownClass,
+			Name: name, Since: unit.Started, Service: machined.OwnService, Unit: unit.Name, Leader: unit.MainPID, Class: machined.OwnClass,
 		}
 	} else if err != nil {
 		return s, err
@@ -99,10 +102,10 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 	if s.Unit == "" {
 		return s, nil
 	}
-	unit, _ := h.systemd.unit(ctx, s.Unit)
+	unit, _ := h.systemd.Unit(ctx, s.Unit)
 	s.group = path.Join(unit.ControlGroup, s.Subgroup)
-	s.processes, _ = h.systemd.processes(ctx, s.Unit)
-	if unitMachine(s.Unit) == name {
+	s.processes, _ = h.systemd.Processes(ctx, s.Unit)
+	if units.MachineOf(s.Unit) == name {
 		s.image = unitImage(unit.Description, name)
 		s.logSince = unit.Started // what it said before it was registered is of interest too
 	}
@@ -149,7 +152,7 @@ func interfaceName(index int) string {
 // format lays a status out as machinectl does: labels end in one column, the processes are a tree below the unit.
 func (s status) format(out *output, now time.Time) string {
 	var b strings.Builder
-	b.WriteString(printable(s.Name))
+	b.WriteString(printable.Line(s.Name))
 	if s.ID != [16]byte{} {
 		b.WriteString("(" + hex.EncodeToString(s.ID[:]) + ")")
 	}
@@ -157,7 +160,7 @@ func (s status) format(out *output, now time.Time) string {
 
 	line := func(label, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable(value))
+			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable.Line(value))
 		}
 	}
 	if !s.Since.IsZero() {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"nspawnd/dbus"
 	"nspawnd/machined"
 )
 
@@ -20,10 +21,10 @@ func TestStatusFormat(t *testing.T) {
 		leader: "nginx", image: "registry.test:5000/demo/nginx:latest", os: "Debian GNU/Linux 13 (trixie)", interfaces: []string{"ve-web", "7"},
 		addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fe80::1")}, uidShift: 65536,
 		group: unit,
-		processes: []process{
-			{unit, 1234, "nginx: master process nginx -g \"daemon off;\" -c /etc/nginx/a-long-path/nginx.conf"},
-			{unit + "/b", 7, "seven"}, {unit + "/b", 10, "ten"}, {unit + "/a/deep", 99, "\x1b[2Jwiped"},
-			{"/elsewhere", 5, "five"}, {unit + "x", 6, "six"},
+		processes: []dbus.Process{
+			{ControlGroup: unit, PID: 1234, Command: "nginx: master process nginx -g \"daemon off;\" -c /etc/nginx/a-long-path/nginx.conf"},
+			{ControlGroup: unit + "/b", PID: 7, Command: "seven"}, {ControlGroup: unit + "/b", PID: 10, Command: "ten"}, {ControlGroup: unit + "/a/deep", PID: 99, Command: "\x1b[2Jwiped"},
+			{ControlGroup: "/elsewhere", PID: 5, Command: "five"}, {ControlGroup: unit + "x", PID: 6, Command: "six"},
 		},
 	}
 	utf8 := terminal{utf8: true, columns: 60}

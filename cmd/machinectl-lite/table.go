@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"nspawnd/cmd/internal/printable"
 )
 
 // table is what a list verb prints. The header's words in lower case are the keys of its JSON form.
@@ -106,7 +108,7 @@ func (t table) cell(value, ellipsis string) []string {
 		lines[t.lines-1] += ellipsis
 	}
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = printable.Line(line)
 	}
 	return lines
 }

@@ -2,16 +2,16 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 	"golang.org/x/term"
+
+	"nspawnd/cmd/internal/printable"
 )
 
 // terminal is what the output goes to and how it may look there, by the rules of systemd's tools: $SYSTEMD_COLORS, $NO_COLOR,
@@ -91,33 +91,11 @@ func (t terminal) ellipsize(s string, columns int) string {
 // widths counts columns as systemd does: what Unicode calls ambiguous is narrow in every locale.
 var widths = &runewidth.Condition{}
 
-// printable escapes what a stranger could steer a terminal with: control and format characters and broken UTF-8.
-func printable(s string) string {
-	clean := func(r rune) bool { return strconv.IsPrint(r) && r != utf8.RuneError }
-	if strings.IndexFunc(s, func(r rune) bool { return !clean(r) }) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case clean(r):
-			b.WriteRune(r)
-		case r < utf8.RuneSelf || r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-		i += size
-	}
-	return b.String()
-}
-
 // printableLines escapes a text of several lines.
 func printableLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = printable.Line(line)
 	}
 	return strings.Join(lines, "\n")
 }

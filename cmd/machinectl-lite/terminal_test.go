@@ -10,35 +10,6 @@ func environment(variables map[string]string) func(string) (string, bool) {
 	return func(name string) (string, bool) { value, ok := variables[name]; return value, ok }
 }
 
-func TestPrintable(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                 "",
-		"nginx: master":    "nginx: master",
-		"Größe 日本":         "Größe 日本",
-		"\x1b[2J":          `\x1b[2J`,
-		"a\tb\nc\x00":      `a\x09b\x0ac\x00`,
-		"\xff\xc3":         `\xff\xc3`,
-		"\u009b31m":        `\u009b31m`,
-		"\u202egnp.exe":    `\u202egnp.exe`,
-		"\u2028\U000e0001": `\u2028\ue0001`,
-		"\ufffd":           `\ufffd`,
-	} {
-		if got := printable(in); got != want {
-			t.Errorf("%q: got %s, want %s", in, got, want)
-		}
-	}
-}
-
-func FuzzPrintable(f *testing.F) {
-	f.Add("\x1b]0;title\a\u202e\xff")
-	f.Fuzz(func(t *testing.T, s string) {
-		got := printable(s)
-		if again := printable(got); again != got {
-			t.Errorf("%q gives %q, which is not printable", s, got)
-		}
-	})
-}
-
 func TestTerminal(t *testing.T) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {

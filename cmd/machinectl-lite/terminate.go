@@ -32,8 +32,8 @@ when systemd has taken the order; it does not wait for the end.`,
 func (h *host) terminate(ctx context.Context, name string) error {
 	err := h.machined.Terminate(ctx, name)
 	if unknown(err) {
-		if unit, runs := h.systemd.machine(ctx, name); runs {
-			err = h.systemd.stop(ctx, unit.Name)
+		if unit, runs := h.systemd.MachineUnit(ctx, name); runs {
+			err = h.systemd.BeginStop(ctx, unit.Name)
 		}
 	}
 	if err != nil {

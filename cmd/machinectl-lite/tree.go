@@ -7,17 +7,20 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"nspawnd/cmd/internal/printable"
+	"nspawnd/dbus"
 )
 
 // group is a control group with what is in it.
 type group struct {
-	processes []process
+	processes []dbus.Process
 	children  map[string]*group
 }
 
 // groups sorts processes into a tree of the control groups below root. Those elsewhere are given apart: a unit's own
 // processes may have been moved out of its control group.
-func groups(root string, processes []process) (tree group, elsewhere []process) {
+func groups(root string, processes []dbus.Process) (tree group, elsewhere []dbus.Process) {
 	for _, p := range processes {
 		inside, ok := strings.CutPrefix(path.Clean("/"+p.ControlGroup)+"/", strings.TrimSuffix(path.Clean("/"+root), "/")+"/")
 		if !ok {
@@ -50,7 +53,7 @@ type treePrinter struct {
 
 // processTree draws the processes below a control group, and if wanted the others as a list, each line after prefix and, unless
 // the output is wide, cut to width columns.
-func processTree(out *output, prefix string, width int, root string, processes []process, others bool) string {
+func processTree(out *output, prefix string, width int, root string, processes []dbus.Process, others bool) string {
 	t := &treePrinter{out: out}
 	if out.wide {
 		width = 0
@@ -87,7 +90,7 @@ func (t *treePrinter) group(g group, prefix string, width int) {
 	}
 	for i, name := range names {
 		last := i == len(names)-1
-		t.WriteString(prefix + t.branch(last) + printable(name) + "\n")
+		t.WriteString(prefix + t.branch(last) + printable.Line(name) + "\n")
 		stem := "  "
 		if !last {
 			stem = t.glyph("│ ", "| ")
@@ -99,14 +102,14 @@ func (t *treePrinter) group(g group, prefix string, width int) {
 // minCommand is how many columns of a command are shown however narrow the terminal is.
 const minCommand = 20
 
-func (t *treePrinter) processes(processes []process, prefix func(int) string, color string, width int) {
-	slices.SortFunc(processes, func(a, b process) int { return int(a.PID) - int(b.PID) })
+func (t *treePrinter) processes(processes []dbus.Process, prefix func(int) string, color string, width int) {
+	slices.SortFunc(processes, func(a, b dbus.Process) int { return int(a.PID) - int(b.PID) })
 	digits := 0
 	for _, p := range processes {
 		digits = len(strconv.Itoa(int(p.PID))) // of the highest
 	}
 	for i, p := range processes {
-		command := printable(p.Command)
+		command := printable.Line(p.Command)
 		if width > 0 {
 			command = t.out.ellipsize(command, max(width-2-digits-1, minCommand))
 		}

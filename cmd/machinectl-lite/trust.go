@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
 	"nspawnd/image/fetch"
 )
@@ -84,7 +85,7 @@ func (f trustFlags) add(file string) error {
 	for _, key := range keys {
 		fmt.Fprintf(os.Stderr, "%s key %s\n", key.Type, key.Fingerprint)
 		for _, id := range key.UserIDs {
-			fmt.Fprintf(os.Stderr, "    calls itself %s\n", printable(id))
+			fmt.Fprintf(os.Stderr, "    calls itself %s\n", printable.Line(id))
 		}
 	}
 	if err := f.confirm(); err != nil {
@@ -108,7 +109,7 @@ func (f trustFlags) confirm() error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return errors.New("trust add: compare the fingerprint, then say --yes: there is no terminal to ask on")
 	}
-	fmt.Fprintf(os.Stderr, "Trust this for images whose names begin with %s? [y/N] ", printable(f.prefix))
+	fmt.Fprintf(os.Stderr, "Trust this for images whose names begin with %s? [y/N] ", printable.Line(f.prefix))
 	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return errors.New("trust add: nothing changed")

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
-	"unicode"
 
+	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
 
 	"github.com/spf13/cobra"
@@ -31,20 +30,10 @@ func main() {
 			status = withStatus.status
 		}
 		if !errors.Is(err, errReported) {
-			fmt.Fprintln(os.Stderr, "nspawnd-run: "+printable(err.Error()))
+			fmt.Fprintln(os.Stderr, "nspawnd-run: "+printable.Line(err.Error()))
 		}
 	}
 	os.Exit(status)
-}
-
-// printable keeps what images and registries wrote from acting on the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
 }
 
 // statusError is an error that the command exits with a status of its own for.

@@ -134,11 +134,11 @@ func run(ctx context.Context, o options) (status int, err error) {
 			fmt.Fprintf(os.Stderr, "nspawnd-run: %s: %v; it runs on, and machinectl does not know it\n", m.Name, err)
 		}
 	}()
-	end, err := service.Wait(ctx)
+	status, err = service.Wait(ctx)
 	if err != nil {
 		return 0, wrap(fmt.Errorf("%w; machinectl-lite status %s shows how it goes on", err, m.Name))
 	}
-	return end.Code, nil
+	return status, nil
 }
 
 // minimumSystemd is the floor: PrivatePIDs= and the …Ex properties are 257's.
@@ -337,7 +337,7 @@ func register(ctx context.Context, bus *dbus.Conn, service *dbus.Service, name s
 	if leader == 0 {
 		return nil
 	}
-	err := machined.New(bus.Bus).Register(ctx, machined.Machine{Name: name, Service: "nspawnd", Class: "container", Leader: leader})
+	err := machined.New(bus.Bus).Register(ctx, machined.Machine{Name: name, Service: machined.OwnService, Class: machined.OwnClass, Leader: leader})
 	if errors.Is(err, machined.ErrUnavailable) || err != nil && errors.Is(unix.Kill(int(leader), 0), unix.ESRCH) {
 		return nil
 	}

@@ -1,0 +1,101 @@
+package dbus
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"nspawnd/units"
+)
+
+// callTimeout bounds a call that only asks; it is sd-bus's own default.
+const callTimeout = 25 * time.Second
+
+// running are the states of a unit that has a machine in it.
+var running = []string{"active", "reloading", "refreshing", "deactivating"}
+
+// Machines gives the names of our machines whose units run. machined does not know all of them: a unit's client may have died before
+// it registered the machine, and a unit that systemd restarts by itself is not registered again.
+func (c *Conn) Machines(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	listed, err := c.systemd.ListUnitsByPatternsContext(ctx, running, []string{"nspawnd-*.service"})
+	if err != nil {
+		return nil, fmt.Errorf("listing units: %w", err)
+	}
+	var names []string
+	for _, u := range listed {
+		if name := units.MachineOf(u.Name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// Unit is what the manager tells of a unit. What a unit of its type does not have is empty.
+type Unit struct {
+	Name         string
+	ActiveState  string
+	Description  string
+	ControlGroup string
+	MainPID      uint32
+	Started      time.Time
+}
+
+// Unit asks for a unit of any type.
+func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	u := Unit{Name: name}
+	values, err := c.systemd.GetAllPropertiesContext(ctx, name)
+	if err != nil {
+		return u, fmt.Errorf("asking for %s: %w", name, err)
+	}
+	u.ActiveState, _ = values["ActiveState"].(string)
+	u.Description, _ = values["Description"].(string)
+	u.ControlGroup, _ = values["ControlGroup"].(string)
+	u.MainPID, _ = values["MainPID"].(uint32)
+	started, _ := values["InactiveExitTimestamp"].(uint64)
+	u.Started = time.UnixMicro(int64(started))
+	return u, nil
+}
+
+// MachineUnit gives the unit of our machine of that name, if it runs.
+func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bool) {
+	service := units.ServiceName(machine)
+	if units.MachineOf(service) != machine {
+		return u, false
+	}
+	u, err := c.Unit(ctx, service)
+	return u, err == nil && slices.Contains(running, u.ActiveState)
+}
+
+// Process is a process of a unit.
+type Process struct {
+	ControlGroup string
+	PID          uint32
+	Command      string
+}
+
+// Processes gives the processes of a unit.
+func (c *Conn) Processes(ctx context.Context, unit string) ([]Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var processes []Process
+	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".GetUnitProcesses", 0, unit).Store(&processes)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the processes of %s: %w", unit, err)
+	}
+	return processes, nil
+}
+
+// BeginStop has a unit stopped and does not wait for that.
+func (c *Conn) BeginStop(ctx context.Context, unit string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := c.systemd.StopUnitContext(ctx, unit, "replace", nil); err != nil {
+		return fmt.Errorf("stopping %s: %w", unit, err)
+	}
+	return nil
+}
