@@ -45,25 +45,30 @@ func TestState(t *testing.T) {
 
 // TestPayloadEnded tells a payload that ended before its start job from a manager's child that never became the payload.
 func TestPayloadEnded(t *testing.T) {
-	const exited, killed = int32(1), int32(2)
+	const exited, killed = int32(codeExited), int32(2)
 	for _, c := range []struct {
 		name         string
 		handoff      uint64
+		executed     bool
 		code, status int32
-		want         bool
+		ended, lost  bool
 	}{
-		{"nothing has ended", 5, 0, 0, false},
-		{"exited", 5, exited, 3, true},
-		{"exited with a status that systemd uses too", 5, exited, 217, true},
-		{"killed", 5, killed, 9, true},
-		{"no such user", 0, exited, 217, false},
-		{"killed on the way", 0, killed, 9, false},
-		{"not executable", 5, exited, StatusExec, false},
+		{"nothing has ended", 5, true, 0, 0, false, false},
+		{"exited", 5, true, exited, 3, true, false},
+		{"exited before the manager knew", 0, true, exited, 3, true, false},
+		{"the launcher failed", 5, false, exited, 127, true, false},
+		{"succeeded", 5, true, exited, 0, true, false},
+		{"exited with a status that systemd uses too", 5, true, exited, 217, true, false},
+		{"killed", 5, true, killed, 9, true, false},
+		{"no such user", 0, false, exited, 217, false, false},
+		{"killed on the way", 0, false, killed, 9, false, false},
+		{"not executable", 5, true, exited, StatusExec, false, false},
+		{"the child that forked it", 0, false, exited, 0, false, true},
 	} {
 		var st state
 		st.apply(changed(map[string]any{"ExecMainHandoffTimestampMonotonic": c.handoff, "ExecMainCode": c.code, "ExecMainStatus": c.status}))
-		if got := st.payloadEnded(); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
+		if ended, lost := st.payloadEnded(func() bool { return c.executed }), st.lost(); ended != c.ended || lost != c.lost {
+			t.Errorf("%s: ended %v, lost %v", c.name, ended, lost)
 		}
 	}
 }
