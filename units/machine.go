@@ -2,6 +2,7 @@ package units
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -328,10 +329,15 @@ func (m Machine) isolate(u *Unit) {
 	u.set("NoNewPrivileges", true)
 	u.set("CapabilityBoundingSet", DefaultCapabilities)
 	u.set("SystemCallFilter", []Filter{{true, allowedCalls}, {false, refusedCalls}})
+	u.set("SystemCallArchitectures", architectures)
 	u.set("SystemCallErrorNumber", int32(38)) // ENOSYS, as in podman's profile
 	u.set("InaccessiblePaths", maskedPaths)
 	u.set("ReadOnlyPaths", readOnlyPaths)
 }
+
+// architectures are those of podman's profile but x32, which hardly a kernel has: the manager builds a filter for each, which costs a
+// start some milliseconds.
+var architectures = map[string][]string{"amd64": {"native", "x86"}, "arm64": {"native", "arm"}}[runtime.GOARCH]
 
 // maskedPaths and readOnlyPaths are those of podman's default (podman-run(1), --security-opt mask and unmask). "-": it
 // may be absent; "+": below the root.
