@@ -39,10 +39,8 @@ type state struct {
 // that has ended by then has been started; Wait says how it ended.
 // With hold, the exit status can be had from Wait even when the unit goes at once.
 //
-// executed says whether anything of the machine's tree has been executed: of a payload that ends at once the manager may not know.
-//
 // A failed or finished unit of the same name is replaced. A running one is ErrNameTaken. The error can also be a *StartError, and ErrLost.
-func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold bool, executed func() bool) (*Service, error) {
+func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold bool) (*Service, error) {
 	properties := convert(set.Main.Properties())
 	for _, name := range slices.Sorted(maps.Keys(fds)) {
 		properties = append(properties, systemd.Property{Name: name, Value: dbus.MakeVariant(dbus.UnixFD(fds[name].Fd()))})
@@ -85,7 +83,7 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 		case !ended:
 		case s.state.lost():
 			return nil, fmt.Errorf("starting %s: %w", s.Name, ErrLost)
-		case result == "done" || s.state.payloadEnded(executed):
+		case result == "done" || s.state.payloadEnded():
 			return s, nil
 		default:
 			return nil, &StartError{s.Name, result, s.state.result, int(s.state.exitStatus)}
@@ -95,9 +93,9 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 
 // ErrLost says that the manager took the end of its own child for that of the payload, and killed what there was of the payload:
 // on its way, or running for a moment. With PrivatePIDs= the child forks the payload, tells the manager and exits with 0; a manager that
-// is about to reap some other process may reap this one before it has read the message (measured on 262, in 1 of 2,400 starts on a busy
+// is about to reap some other process may reap this one before it has read the message (seen on 262 in 1 of 2,400 starts on a busy
 // machine).
-var ErrLost = errors.New("systemd lost sight of its process")
+var ErrLost = errors.New("systemd took the end of its own helper for that of the process, and killed it; it may have run for a moment; to try again, start it again")
 
 // next gives the next signal and keeps what it says about the service.
 func (s *Service) next(ctx context.Context) (*dbus.Signal, error) {
@@ -212,10 +210,12 @@ func (st *state) apply(signal *dbus.Signal) {
 
 func (st *state) stopped() bool { return st.active == "inactive" || st.active == "failed" }
 
-// payloadEnded says whether the payload itself has ended, and not the manager's child on the way to it: a Type=exec start job fails when
-// the payload fails before the manager has seen that it runs.
-func (st *state) payloadEnded(executed func() bool) bool {
-	return st.exitCode != 0 && st.exitStatus != StatusExec && (st.handedOver || executed())
+// payloadEnded says whether the payload itself has ended, and not the manager's child on the way to it, which exits with 200 or more
+// (systemd.exec(5)): a Type=exec start job fails when the payload fails before the manager has seen that it runs. The message of the
+// hand-over may come too late as well.
+func (st *state) payloadEnded() bool {
+	exited := st.exitCode == codeExited
+	return st.exitCode != 0 && st.handedOver && !(exited && st.exitStatus == StatusExec) || exited && st.exitStatus > 0 && st.exitStatus < 200
 }
 
 // lost says whether what has ended can only be the manager's child: see ErrLost.

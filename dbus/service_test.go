@@ -49,25 +49,23 @@ func TestPayloadEnded(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		handoff      uint64
-		executed     bool
 		code, status int32
 		ended, lost  bool
 	}{
-		{"nothing has ended", 5, true, 0, 0, false, false},
-		{"exited", 5, true, exited, 3, true, false},
-		{"exited before the manager knew", 0, true, exited, 3, true, false},
-		{"the launcher failed", 5, false, exited, 127, true, false},
-		{"succeeded", 5, true, exited, 0, true, false},
-		{"exited with a status that systemd uses too", 5, true, exited, 217, true, false},
-		{"killed", 5, true, killed, 9, true, false},
-		{"no such user", 0, false, exited, 217, false, false},
-		{"killed on the way", 0, false, killed, 9, false, false},
-		{"not executable", 5, true, exited, StatusExec, false, false},
-		{"the child that forked it", 0, false, exited, 0, false, true},
+		{"nothing has ended", 5, 0, 0, false, false},
+		{"exited", 5, exited, 3, true, false},
+		{"exited before the manager knew of it", 0, exited, 3, true, false},
+		{"succeeded", 5, exited, 0, true, false},
+		{"exited with a status that systemd uses too", 5, exited, 217, true, false},
+		{"killed", 5, killed, 9, true, false},
+		{"no such user", 0, exited, 217, false, false},
+		{"killed on the way", 0, killed, 9, false, false},
+		{"not executable", 5, exited, StatusExec, false, false},
+		{"the child that forked it", 0, exited, 0, false, true},
 	} {
 		var st state
 		st.apply(changed(map[string]any{"ExecMainHandoffTimestampMonotonic": c.handoff, "ExecMainCode": c.code, "ExecMainStatus": c.status}))
-		if ended, lost := st.payloadEnded(func() bool { return c.executed }), st.lost(); ended != c.ended || lost != c.lost {
+		if ended, lost := st.payloadEnded(), st.lost(); ended != c.ended || lost != c.lost {
 			t.Errorf("%s: ended %v, lost %v", c.name, ended, lost)
 		}
 	}

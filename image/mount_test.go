@@ -202,33 +202,3 @@ func BenchmarkMount(b *testing.B) {
 		})
 	}
 }
-
-func TestWatchExec(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	img := addImage(t, w, "x", makeTar(t, file("run", "#!/bin/true\n")))
-	mount, path := mountImage(t, s, img, t.TempDir())
-	if err := os.Chmod(path+"/run", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	watch, err := WatchExec(mount)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watch.Close()
-	if _, err := os.ReadFile(path + "/run"); err != nil {
-		t.Fatal(err)
-	}
-	if err := exec.Command("/bin/true").Run(); err != nil {
-		t.Fatal(err)
-	}
-	if watch.Executed() {
-		t.Error("what was read, or executed elsewhere, counts as executed")
-	}
-	if err := exec.Command(path + "/run").Run(); err != nil {
-		t.Fatal(err)
-	}
-	if !watch.Executed() {
-		t.Error("an execution was missed")
-	}
-}

@@ -84,25 +84,34 @@ func run(ctx context.Context, o options) (status int, err error) {
 	// From here on there is something to clean up or to hand over, so a signal must not end us.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	root, err := prepareRoot(store, img, &m, o.dryRun)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	defer root.release()
+	set := m.Translate()
 	if o.dryRun {
-		root, err := prepareRoot(store, img, &m, true)
-		if err != nil {
-			return 0, wrap(err)
-		}
-		defer root.release()
-		fmt.Print(m.Translate().Text())
+		fmt.Print(set.Text())
 		return 0, nil
 	}
-	service, err := start(ctx, bus, store, img, &m)
-	for attempt := 1; errors.Is(err, errNothingRan) && attempt < maxAttempts; attempt++ {
-		service, err = start(ctx, bus, store, img, &m)
+
+	fds := dbus.Descriptors{}
+	if m.Root == "" {
+		fds["RootDirectoryFileDescriptor"] = root.mount
 	}
-	if errors.Is(err, dbus.ErrNameTaken) {
-		return 0, nameTaken(m.Name, err)
+	if !m.Detached {
+		fds["StandardInputFileDescriptor"] = os.Stdin
+		fds["StandardOutputFileDescriptor"] = os.Stdout
+		fds["StandardErrorFileDescriptor"] = os.Stderr
 	}
+	service, err := bus.Start(ctx, set, fds, !m.Detached)
 	if err != nil {
-		return 0, startFailure(wrap(err), units.ServiceName(m.Name))
+		if errors.Is(err, dbus.ErrNameTaken) {
+			return 0, nameTaken(m.Name, err)
+		}
+		return 0, startFailure(wrap(err), set.Main.Name)
 	}
+	root.keep() // from here on the companion unit owns it
 
 	registered := make(chan error, 1)
 	go func() { registered <- register(ctx, bus, service, m.Name) }()
@@ -130,43 +139,6 @@ func run(ctx context.Context, o options) (status int, err error) {
 		return 0, wrap(fmt.Errorf("%w; machinectl-lite status %s shows how it goes on", err, m.Name))
 	}
 	return status, nil
-}
-
-// errNothingRan says that a start failed by no fault of the machine, before anything of it was executed.
-var errNothingRan = errors.New("nothing of it has run")
-
-// maxAttempts is how often a machine is started of which nothing ran.
-const maxAttempts = 5
-
-// start mounts the image and starts the units of the machine on it.
-func start(ctx context.Context, bus *dbus.Conn, store *image.Store, img *image.Image, m *units.Machine) (*dbus.Service, error) {
-	root, err := prepareRoot(store, img, m, false)
-	if err != nil {
-		return nil, err
-	}
-	defer root.release()
-	watch, err := image.WatchExec(root.mount)
-	if err != nil {
-		return nil, err
-	}
-	defer watch.Close()
-	fds := dbus.Descriptors{}
-	if m.Root == "" {
-		fds["RootDirectoryFileDescriptor"] = root.mount
-	}
-	if !m.Detached {
-		fds["StandardInputFileDescriptor"] = os.Stdin
-		fds["StandardOutputFileDescriptor"] = os.Stdout
-		fds["StandardErrorFileDescriptor"] = os.Stderr
-	}
-	service, err := bus.Start(ctx, m.Translate(), fds, !m.Detached, watch.Executed)
-	if errors.Is(err, dbus.ErrLost) && !watch.Executed() {
-		return nil, fmt.Errorf("%w: %w", err, errNothingRan)
-	}
-	if err == nil {
-		root.keep() // from here on the companion unit owns it
-	}
-	return service, err
 }
 
 // minimumSystemd is the floor: PrivatePIDs= and the …Ex properties are 257's.

@@ -335,24 +335,23 @@ func signals(t *testing.T, m *Machine) {
 	m.nothingLeft(t)
 }
 
-// shortRuns: each of many runs gives its exit status, also when the system is busy and the payload ends before its start is done: an
+// shortRuns: each of many runs gives its own exit status, also when the system is busy and the payload ends before its start is done: an
 // end that the manager misses, or takes for a failed start or for that of another process, is a matter of the order of some
-// milliseconds.
+// milliseconds, and of many when the manager has to wait for its turn. What systemd itself has lost is said, never guessed.
 func shortRuns(t *testing.T, m *Machine) {
 	const runs = `runs() { for i in $(seq 60); do error=$(nspawnd-run ` + tiny + ` exit $1 2>&1); got=$?; [ $got = $1 ] || echo "$got, want $1: $error"; done; }
 		while :; do :; done & busy="$busy $!"
 		while :; do (sleep 0.002 &); done & busy="$busy $!" # orphans: the manager reaps them
 		runs 3 & a=$!; runs 217 & b=$!; runs 7 & wait $a $b $!
 		kill $busy`
-	m.expect(t, outcome{runs, 0, "", ""})
-
-	// A manager that has to wait for its turn makes the milliseconds many. Then a payload can even be gone before 257 knows of it; it
-	// must not be given the status of another.
+	const lost = `/^(125, .* systemd (did not see how the process of|took the end of its own helper for).*\n){0,%d}$/`
 	manager := m.state.Leader
-	if err := syscall.Setpriority(syscall.PRIO_PROCESS, manager, 19); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct{ nice, mostLost int }{{0, 1}, {19, 5}} {
+		if err := syscall.Setpriority(syscall.PRIO_PROCESS, manager, c.nice); err != nil {
+			t.Fatal(err)
+		}
+		m.expect(t, outcome{runs, 0, fmt.Sprintf(lost, c.mostLost), ""})
 	}
-	m.expect(t, outcome{runs, 0, "/^(125, .* systemd did not see how the process of .* ended.*\n)?$/", ""})
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, manager, 0); err != nil {
 		t.Fatal(err)
 	}
