@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"nspawnd/cgroup"
 	"nspawnd/dbus"
@@ -337,7 +338,17 @@ func register(ctx context.Context, bus *dbus.Conn, service *dbus.Service, name s
 	if leader == 0 {
 		return nil
 	}
-	err := machined.New(bus.Bus).Register(ctx, machined.Machine{Name: name, Service: machined.OwnService, Class: machined.OwnClass, Leader: leader})
+	machine := machined.Machine{Name: name, Service: machined.OwnService, Class: machined.OwnClass, Leader: leader}
+	err := machined.New(bus.Bus).Register(ctx, machine)
+	// The machine of this name before may have ended so lately that machined does not know yet. When it takes that one's unit for still
+	// running, its entry is about ours, which has the same name.
+	for try := 0; errors.Is(err, machined.ErrMachineExists) && checkNameFree(name) == nil; try++ {
+		if try == 50 {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+		err = machined.New(bus.Bus).Register(ctx, machine)
+	}
 	if errors.Is(err, machined.ErrUnavailable) || err != nil && errors.Is(unix.Kill(int(leader), 0), unix.ESRCH) {
 		return nil
 	}

@@ -373,6 +373,7 @@ func names(t *testing.T, m *Machine) {
 		outcome{"machinectl list --no-legend", 0, "/^my-app +container/", ""},
 		outcome{"machinectl-lite terminate my-app", 0, "", ""},
 		outcome{"for i in 1 2 3 4 5; do nspawnd-run --name same " + tiny + " echo $i; done", 0, "1\n2\n3\n4\n5\n", ""},
+		outcome{"for i in 1 2 3 4 5; do nspawnd-run -d --name same " + tiny + " trap; machinectl-lite list --no-legend | grep -c '^same '; systemctl stop nspawnd-same; done | sort | uniq -c | xargs", 0, "5 1 5 same\n", ""},
 		// A machine of another origin holds its name too.
 		outcome{"systemd-run -q --unit=other sleep 1000; busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' >/dev/null; nspawnd-run --name other " + tiny + " true",
 			125, "", "/name other is taken: other.service runs/"},
