@@ -133,16 +133,9 @@ func (m Machine) collectMode() string {
 }
 
 func (m Machine) process(u *Unit) {
-	argv, env := m.Payload.Argv, m.Payload.Env
+	argv := m.Payload.Argv
 	path := m.Path
-	var plain, odd []string
-	for _, e := range env {
-		if validEnvironment(e) {
-			plain = append(plain, e)
-		} else {
-			odd = append(odd, e)
-		}
-	}
+	plain, odd := m.environment()
 	if m.launched() {
 		a := m.Account
 		ids := []string{strconv.Itoa(int(a.UID)), strconv.Itoa(int(a.GID))}
@@ -224,12 +217,20 @@ func (m Machine) launched() bool {
 	if a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {
 		return true
 	}
+	_, odd := m.environment()
+	return len(odd) > 0
+}
+
+// environment parts the payload's variables: those that Environment= takes, and those that only the launcher can set.
+func (m Machine) environment() (plain, odd []string) {
 	for _, e := range m.Payload.Env {
-		if !validEnvironment(e) {
-			return true
+		if validEnvironment(e) {
+			plain = append(plain, e)
+		} else {
+			odd = append(odd, e)
 		}
 	}
-	return false
+	return plain, odd
 }
 
 // validEnvironment says whether Environment= takes the assignment: a name of letters, digits and "_" that starts with no

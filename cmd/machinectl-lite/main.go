@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 
 	"nspawnd/dbus"
+	"nspawnd/image"
 	"nspawnd/machined"
 )
 
@@ -122,7 +123,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent.Var(&options.maxAddresses, "max-addresses", "Show at most `number` addresses of a machine, or all")
 	persistent.Var(&options.json, "json", "Print tables as JSON: short, pretty or off")
 	persistent.BoolVarP(&options.jsonAuto, "j", "j", false, "Same as --json=pretty on a terminal, --json=short otherwise")
-	persistent.StringVar(&storeRoot, "root", "/var/lib/nspawnd", "The image store is in `directory`")
+	persistent.StringVar(&storeRoot, "root", image.DefaultRoot, "The image store is in `directory`")
 
 	for _, group := range []struct {
 		title string

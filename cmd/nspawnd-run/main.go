@@ -102,7 +102,7 @@ Exit status:
 	f.StringSliceVar(&o.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
 	f.StringArrayVarP(&o.properties, "property", "p", nil, "set a unit's directive, `NAME=VALUE` (systemd.exec(5), systemd.resource-control(5), …)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the units that would be started, and start nothing")
-	f.StringVar(&o.root, "root", "", "`DIR` of the store (default "+defaultStore+")")
+	f.StringVar(&o.root, "root", "", "`DIR` of the store (default "+image.DefaultRoot+")")
 	command.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (nspawnd-run --help lists the options)", err)
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -22,8 +23,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-const defaultStore = image.DefaultRoot
 
 // options are the command line's, as they were typed.
 type options struct {
@@ -238,10 +237,7 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	dir := o.root
-	if dir == "" {
-		dir = defaultStore
-	}
+	dir := cmp.Or(o.root, image.DefaultRoot)
 	store, err := image.Open(dir)
 	if err != nil {
 		return nil, nil, err
@@ -339,7 +335,8 @@ func register(ctx context.Context, bus *dbus.Conn, service *dbus.Service, name s
 		return nil
 	}
 	machine := machined.Machine{Name: name, Service: machined.OwnService, Class: machined.OwnClass, Leader: leader}
-	err := machined.New(bus.Bus).Register(ctx, machine)
+	registry := machined.New(bus.Bus)
+	err := registry.Register(ctx, machine)
 	// The machine of this name before may have ended so lately that machined does not know yet. When it takes that one's unit for still
 	// running, its entry is about ours, which has the same name.
 	for try := 0; errors.Is(err, machined.ErrMachineExists) && checkNameFree(name) == nil; try++ {
@@ -347,7 +344,7 @@ func register(ctx context.Context, bus *dbus.Conn, service *dbus.Service, name s
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
-		err = machined.New(bus.Bus).Register(ctx, machine)
+		err = registry.Register(ctx, machine)
 	}
 	if errors.Is(err, machined.ErrUnavailable) || err != nil && errors.Is(unix.Kill(int(leader), 0), unix.ESRCH) {
 		return nil

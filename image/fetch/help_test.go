@@ -26,7 +26,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/docker"
@@ -36,6 +35,7 @@ import (
 	containerstypes "go.podman.io/image/v5/types"
 
 	"nspawnd/image"
+	"nspawnd/image/internal/imagetest"
 )
 
 // lab is a registry with a host that pulls from it: its store, its trust directories and its configuration.
@@ -173,17 +173,7 @@ func makeImage(t *testing.T, layers ...[]byte) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, data := range layers {
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil },
-			tarball.WithMediaType(types.OCILayer))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if img, err = mutate.AppendLayers(img, layer); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return img
+	return imagetest.AppendLayers(t, img, layers)
 }
 
 // sigstoreKey makes a key pair and returns the file of the private key, and the public key.
