@@ -26,6 +26,7 @@ const (
 	managerPath      = dbus.ObjectPath("/org/freedesktop/machine1")
 	managerInterface = busName + ".Manager"
 	machineInterface = busName + ".Machine"
+	noSuchMachine    = busName + ".NoSuchMachine"
 )
 
 // Client talks to machine1 over a connection that it neither opens nor closes. It is safe for concurrent use.
@@ -47,7 +48,7 @@ var (
 
 // reasons maps the bus's error names to ours.
 var reasons = map[string]error{
-	busName + ".NoSuchMachine":       ErrNoSuchMachine,
+	noSuchMachine:                    ErrNoSuchMachine,
 	busName + ".MachineExists":       ErrMachineExists,
 	busName + ".NoPrivateNetworking": ErrNoPrivateNetworking,
 

@@ -2,6 +2,7 @@ package machined
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -62,7 +63,10 @@ func (c *Client) Get(ctx context.Context, name string) (Properties, error) {
 		return Properties{}, err
 	}
 	var values map[string]dbus.Variant
-	if err := c.callObject(ctx, path, "org.freedesktop.DBus.Properties.GetAll", []any{machineInterface}, &values); err != nil {
+	switch err := c.callObject(ctx, path, "org.freedesktop.DBus.Properties.GetAll", []any{machineInterface}, &values); {
+	case errors.Is(err, ErrNoSuchMachine): // gone between the two calls: machined names only the object's path
+		return Properties{}, busError{dbus.Error{Name: noSuchMachine, Body: []any{"No machine '" + name + "' known"}}, ErrNoSuchMachine}
+	case err != nil:
 		return Properties{}, err
 	}
 	return parseProperties(values)
