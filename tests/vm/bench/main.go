@@ -1,7 +1,7 @@
 // Command bench compares nspawnd with what people would use otherwise, in labs of its own: it measures medians of interleaved runs, prints them as a
 // table with notes on how to read it, and writes them to a file. It needs root and the commands that make build makes.
 //
-// Usage: bench [-only start] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
+// Usage: bench [-only start|pull] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
 //
 // The way of a bench: its prepare function sets a fresh lab up and says which command lines compete; a copy of this program runs them inside the lab
 // (runner.go), so that entering the lab is no part of a measurement; the contest's report adds what the numbers alone don't say.
@@ -34,6 +34,8 @@ type contest struct {
 	ours   command
 	peers  []peer
 	notes  []string              // on how fair it is
+	memory bool                  // that the peak memory is of interest
+	runs   int                   // 0: as many as the user asks for
 	report func(io.Writer) error // nil: nothing to add
 }
 
@@ -44,6 +46,7 @@ type peer struct {
 
 var benches = []bench{
 	{"warm-start", warmStart},
+	{"cold-pull", coldPull},
 }
 
 // options are the command line's.
@@ -157,7 +160,11 @@ func measure(b bench, suite vm.Suite, o options, remarks io.Writer) (rows []row,
 	for _, p := range c.peers {
 		commands = append(commands, p.command)
 	}
-	r, err := l.measure(commands, o.runs)
+	runs := o.runs
+	if c.runs > 0 {
+		runs = min(runs, c.runs)
+	}
+	r, err := l.measure(commands, runs)
 	if err != nil {
 		return nil, err
 	}
@@ -172,12 +179,16 @@ func measure(b bench, suite vm.Suite, o options, remarks io.Writer) (rows []row,
 	fmt.Fprintf(remarks, "  %-18s %-21s %s\n", "", "middle half of runs", "command")
 	for _, command := range commands {
 		t := times[command.Name]
-		fmt.Fprintf(remarks, "  %-18s %6.1f to %6.1f ms   %s\n", command.Name, quantile(t, 0.25), quantile(t, 0.75),
+		peak := ""
+		if c.memory {
+			peak = fmt.Sprintf("%4.0f MiB ", r.PeakMiB[command.Name])
+		}
+		fmt.Fprintf(remarks, "  %-18s %6.1f to %6.1f ms   %s%s\n", command.Name, quantile(t, 0.25), quantile(t, 0.75), peak,
 			cmp.Or(command.Shown, strings.Join(command.Argv, " ")))
 	}
 	for _, command := range commands {
 		if failed := r.Failures[command.Name]; len(failed) > 0 {
-			fmt.Fprintf(remarks, "  FAILED and left out: %d of %d runs: %s\n", len(failed), o.runs+warmUps, failed[0])
+			fmt.Fprintf(remarks, "  FAILED and left out: %d of %d runs: %s\n", len(failed), runs+warmUps, failed[0])
 		}
 	}
 	for _, note := range c.notes {

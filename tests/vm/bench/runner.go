@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -31,19 +32,22 @@ type command struct {
 	Argv  []string // numberMark stands for a number that no other run has
 	Shown string   // how to show it, where Argv is too long
 	Units []string // that it starts, for a timeline: first the main one; with numberMark
+	// Before is what has to run before each run, outside the measurement.
+	Before []string
 }
 
 const numberMark = "@N@"
 
 type results struct {
 	Milliseconds map[string][]float64 // by the command's name
+	PeakMiB      map[string]float64   // memory of the largest of its processes, in its largest run
 	Timelines    map[string][]timeline
 	Failures     map[string][]string // what was left out: at most one run, and a tenth
 }
 
 const (
-	// limit is for one run. The slowest peer takes half a second on an idle machine.
-	limit = 20 * time.Second
+	// limit is for one run. The slowest peer of a start takes half a second on an idle machine, that of a pull ten.
+	limit = time.Minute
 	// settle is how long nothing of a run may be there any more before the next one.
 	settle = 100 * time.Millisecond
 )
@@ -62,11 +66,12 @@ func runPlan(input io.Reader, output io.Writer) error {
 }
 
 func (p plan) run() (results, error) {
-	r := results{map[string][]float64{}, map[string][]timeline{}, map[string][]string{}}
+	r := results{map[string][]float64{}, map[string]float64{}, map[string][]timeline{}, map[string][]string{}}
 	measured := func(c command, number int) error {
-		took, err := c.run(number)
+		took, peakMiB, err := c.run(number)
 		if err == nil && number >= p.WarmUps {
 			r.Milliseconds[c.Name] = append(r.Milliseconds[c.Name], float64(took)/float64(time.Millisecond))
+			r.PeakMiB[c.Name] = max(r.PeakMiB[c.Name], peakMiB)
 		}
 		return err
 	}
@@ -88,6 +93,11 @@ func (p plan) run() (results, error) {
 		// Each round in another order: a command that always ran after podman would pay for what podman leaves behind.
 		for _, i := range rand.Perm(len(p.Commands)) {
 			c := p.Commands[i]
+			if len(c.Before) > 0 {
+				if out, err := exec.Command(c.Before[0], c.Before[1:]...).CombinedOutput(); err != nil {
+					return r, fmt.Errorf("before %s: %w: %s", c.Name, err, bytes.TrimSpace(out))
+				}
+			}
 			if err := measured(c, round); err != nil {
 				r.Failures[c.Name] = append(r.Failures[c.Name], err.Error())
 			}
@@ -102,8 +112,9 @@ func (p plan) run() (results, error) {
 	return r, nil
 }
 
-// run runs it once and gives how long that took, from before the fork until its status was there. A run that doesn't succeed is no measurement.
-func (c command) run(number int) (time.Duration, error) {
+// run runs it once and gives how long that took, from before the fork until its status was there, and how much memory. A run that doesn't
+// succeed is no measurement.
+func (c command) run(number int) (took time.Duration, peakMiB float64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	argv := numbered(c.Argv, number)
@@ -111,19 +122,19 @@ func (c command) run(number int) (time.Duration, error) {
 	// Files: a pipe would make exec copy, and wait until nobody has its other end.
 	complaints, err := os.CreateTemp("", runnerName)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer complaints.Close()
 	defer os.Remove(complaints.Name())
 	cmd.Stderr = complaints
 	started := time.Now()
 	err = cmd.Run()
-	took := time.Since(started)
+	took = time.Since(started)
 	if err != nil {
 		said, _ := os.ReadFile(complaints.Name())
-		return 0, fmt.Errorf("%s, after %s: %w: %s", c.Name, took.Round(time.Millisecond), err, bytes.TrimSpace(said))
+		return 0, 0, fmt.Errorf("%s, after %s: %w: %s", c.Name, took.Round(time.Millisecond), err, bytes.TrimSpace(said))
 	}
-	return took, nil
+	return took, float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024, nil
 }
 
 // quiet waits until the control groups of all that was run are gone, and stay away: a command has its answer before its unit, its companion or podman's

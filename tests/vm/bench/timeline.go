@@ -50,7 +50,7 @@ func newFollower() (*follower, error) {
 // process that ends at once.
 func (f *follower) run(c command, number int) (t timeline, complete bool, err error) {
 	t.Forked = monotonic()
-	if _, err := c.run(number); err != nil {
+	if _, _, err := c.run(number); err != nil {
 		return t, false, err
 	}
 	t.Waited = monotonic()
