@@ -70,12 +70,15 @@ func layerName(diffID Digest) string { return "sha256-" + diffID.Hex() }
 
 // Image returns the record of the image that is stored under ref; the error is [ErrNotFound] if there is none.
 func (s *Store) Image(ref Reference) (*Image, error) {
-	img, err := s.readImage(s.path("images", ref.recordPath()))
+	img, err := s.readImage(s.RecordPath(ref))
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
 	return img, nil
 }
+
+// RecordPath is where the record of the image with this name is, or would be.
+func (s *Store) RecordPath(ref Reference) string { return s.path("images", ref.recordPath()) }
 
 // Images returns the records of all images, by name. Records that can't be read are left out and named in the error.
 func (s *Store) Images() ([]*Image, error) {
@@ -112,7 +115,7 @@ func (s *Store) readImage(path string) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", path, err)
 	}
-	if s.path("images", img.Reference.recordPath()) != path {
+	if s.RecordPath(img.Reference) != path {
 		return nil, fmt.Errorf("record %s: is that of %s", path, img.Reference)
 	}
 	return img, nil
@@ -137,6 +140,12 @@ func (s *Store) Blob(digest Digest) ([]byte, error) {
 func (s *Store) HasLayer(diffID Digest) bool {
 	_, err := s.layer(diffID)
 	return err == nil
+}
+
+// LayerSize returns the bytes that a layer takes on disk.
+func (s *Store) LayerSize(diffID Digest) (int64, error) {
+	l, err := s.layer(diffID)
+	return l.Size, err
 }
 
 func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
@@ -293,7 +302,7 @@ func (w *Writer) addImage(img *Image) error {
 	if err != nil {
 		return err
 	}
-	return w.writeFile(w.store.path("images", img.Reference.recordPath()), append(data, '\n'))
+	return w.writeFile(w.store.RecordPath(img.Reference), append(data, '\n'))
 }
 
 // writeFile makes path hold data, now or, after a crash, not at all; the directories above it are made too.

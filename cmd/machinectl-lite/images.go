@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +17,8 @@ func listImagesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list-images",
 		Short: "List the images in the store",
-		Long: `List the images in the store, with the digest of their manifest, the bytes that their layers take on disk (layers that
-images share count for each), why they were accepted, and when they were pulled.`,
+		Long: `List the images in the store: the bytes that an image's layers take on disk (a layer that images share counts for each), when
+it was built and when it was stored here, why it was accepted, and the digest of its manifest.`,
 		Example: `  machinectl-lite list-images
   machinectl-lite list-images --json=pretty`,
 		Args: noArguments,
@@ -26,24 +28,130 @@ images share count for each), why they were accepted, and when they were pulled.
 				return err
 			}
 			images, err := store.Images()
-			return errors.Join(imageTable(images, options.jsonLayout() != "").show("images"), err)
+			return errors.Join(imageTable(store, images, options.jsonLayout() != "").show("images"), err)
 		},
 	}
 }
 
-// imageTable is for people, or exact.
-func imageTable(images []*image.Image, exact bool) table {
-	t := table{header: []string{"NAME", "DIGEST", "SIZE", "TRUST", "PULLED"}}
+// imageTable has machinectl's columns and, after them, our own; for people, or exact.
+func imageTable(store *image.Store, images []*image.Image, exact bool) table {
+	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}}
 	for _, img := range images {
-		row := []string{img.Reference.String(), string(img.ManifestDigest), strconv.FormatInt(img.Size, 10), trustWords(img.Trust, exact), img.Pulled.UTC().Format(time.RFC3339)}
-		if !exact {
-			row[1] = img.ManifestDigest.Short()
-			row[2] = bytesWords(img.Size)
-			row[4] = img.Pulled.Local().Format("Mon 2006-01-02 15:04:05 MST") // as systemd writes it
+		created := readBlobs(store, img).created()
+		row := []string{img.Reference.String(), imageType, yesNo(false), "", "", "", trustWords(img.Trust, exact), ""}
+		if exact {
+			row[3], row[4], row[5], row[7] = strconv.FormatInt(img.Size, 10), rfc3339(created), rfc3339(img.Pulled), string(img.ManifestDigest)
+		} else {
+			row[3], row[4], row[5], row[7] = bytesWords(img.Size), timestamp(created), timestamp(img.Pulled), img.ManifestDigest.Short()
 		}
 		t.rows = append(t.rows, row)
 	}
 	return t
+}
+
+// imageType is what images of the store are called beside those of machined, which are directories, subvolumes, …
+const imageType = "oci"
+
+// imageBlobs are the documents that an image came with; nil where the store's copy is missing or damaged.
+type imageBlobs struct{ manifest, config []byte }
+
+func readBlobs(store *image.Store, img *image.Image) imageBlobs {
+	var b imageBlobs
+	b.manifest, _ = store.Blob(img.ManifestDigest)
+	b.config, _ = store.Blob(img.ConfigDigest)
+	return b
+}
+
+// created is when the image was built, as far as it says so.
+func (b imageBlobs) created() time.Time {
+	var config struct{ Created time.Time }
+	_ = json.Unmarshal(b.config, &config) // what is no time there is none
+	return config.Created
+}
+
+// imageNames wants at least one image's name.
+func imageNames(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%s: no image named (see %s --help)", cmd.Name(), cmd.CommandPath())
+	}
+	return nil
+}
+
+// forEachImage does something with every image that is named, also when it failed for one before.
+func forEachImage(names []string, do func(*image.Store, *image.Image) error) error {
+	store, err := image.Open(storeRoot)
+	if err != nil {
+		return err
+	}
+	var failed failures
+	for _, name := range names {
+		img, err := findImage(store, name)
+		if err == nil {
+			err = do(store, img)
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if failed == nil {
+		return nil
+	}
+	return failed
+}
+
+// findImage gives a stored image by its name, by the end of its name, or by the first digits of its ID or digest, as podman does.
+func findImage(store *image.Store, name string) (*image.Image, error) {
+	ref, err := image.ParseReference(name)
+	if err == nil {
+		img, err := store.Image(ref)
+		if !errors.Is(err, image.ErrNotFound) {
+			return img, err
+		}
+	}
+	images, unreadable := store.Images()
+	var found []*image.Image
+	for _, img := range images {
+		if matches(img, name) {
+			found = append(found, img)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return nil, fmt.Errorf("image %q: may be %s or %s; write the name in full", name, found[0].Reference, found[1].Reference)
+	case unreadable != nil:
+		return nil, unreadable
+	case err != nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("no image %s in the store; machinectl-lite list-images shows what there is", ref)
+}
+
+// minID is how many digits of a digest may stand for it.
+const minID = 4
+
+func matches(img *image.Image, name string) bool {
+	full := img.Reference.String()
+	if strings.HasSuffix(full, "/"+name) || strings.HasSuffix(full, "/"+name+":latest") {
+		return true
+	}
+	hex := strings.TrimPrefix(name, "sha256:")
+	return len(hex) >= minID && (strings.HasPrefix(img.ConfigDigest.Hex(), hex) || strings.HasPrefix(img.ManifestDigest.Hex(), hex))
+}
+
+// completeImages offers the names of the stored images.
+func completeImages(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	store, err := image.Open(storeRoot)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	images, _ := store.Images()
+	var names []string
+	for _, img := range images {
+		names = append(names, img.Reference.String())
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // trustWords says why an image was accepted.
@@ -57,6 +165,28 @@ func trustWords(trust image.Trust, exact bool) string {
 		signer = signer[max(0, len(signer)-16):] // what OpenPGP calls the key ID
 	}
 	return words + " " + signer
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// timestamp writes a time as systemd does, in local time; "" for none.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format("Mon 2006-01-02 15:04:05 MST")
+}
+
+func rfc3339(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 // bytesWords gives a size as systemd does: powers of 1024, one digit behind the point.

@@ -176,8 +176,13 @@ func (t table) printJSON(out *output, layout string) error {
 // jsonText escapes s for use between quotation marks: what JSON asks for, and what could steer a terminal.
 func jsonText(s string) string {
 	quoted, _ := json.Marshal(s) // no string is an error
+	return escapeUnprintable(string(quoted[1 : len(quoted)-1]))
+}
+
+// escapeUnprintable writes characters of a JSON text that could steer a terminal as JSON's escapes.
+func escapeUnprintable(text string) string {
 	var b strings.Builder
-	for _, r := range string(quoted[1 : len(quoted)-1]) {
+	for _, r := range text {
 		switch high, low := utf16.EncodeRune(r); {
 		case strconv.IsPrint(r):
 			b.WriteRune(r)
