@@ -51,10 +51,42 @@ func (erofsBackend) create(dir string, r io.Reader) (layerRecord, error) {
 		return layerRecord{}, err
 	}
 	indexSize, err := index.Seek(0, io.SeekEnd)
-	return layerRecord{Size: tarSize + indexSize, Root: !t.root.implied, Opaque: t.root.opaque}, err
+	return t.record(tarSize + indexSize), err
+}
+
+func (erofsBackend) open(dir string) (io.ReadCloser, error) { return os.Open(filepath.Join(dir, tarFile)) }
+
+func (erofsBackend) verify(dir string, r io.Reader) (layerRecord, error) {
+	counted := &countingWriter{}
+	t, err := readTar(io.TeeReader(r, counted))
+	if err != nil {
+		return layerRecord{}, err
+	}
+	index, err := os.Open(filepath.Join(dir, indexFile))
+	if err != nil {
+		return layerRecord{}, err
+	}
+	defer index.Close()
+	same := &sameWriter{r: index}
+	err = writeErofs(io.MultiWriter(same, counted), t, counted.n)
+	if err == nil {
+		err = same.end()
+	}
+	if err != nil {
+		return layerRecord{}, fmt.Errorf("%s: %w", indexFile, err)
+	}
+	return t.record(counted.n), nil
 }
 
 func (erofsBackend) lower(dir string) (*os.File, error) {
 	return newMount("erofs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV,
 		"source="+filepath.Join(dir, indexFile), "device="+filepath.Join(dir, tarFile))
+}
+
+// backendOf is the backend of a stored layer.
+func backendOf(dir string) backend { return erofsBackend{} }
+
+// record gives what is to be known of a layer that takes size bytes on disk.
+func (t *tree) record(size int64) layerRecord {
+	return layerRecord{Size: size, Root: !t.root.implied, Opaque: t.root.opaque}
 }

@@ -42,6 +42,11 @@ type backend interface {
 	create(dir string, tar io.Reader) (layerRecord, error)
 	// lower returns the layer in dir as a directory that overlayfs can use as a lower one.
 	lower(dir string) (*os.File, error)
+	// open returns the layer's uncompressed tar again, byte for byte.
+	open(dir string) (io.ReadCloser, error)
+	// verify holds all that is in dir, but the content of the tar that open returns and the record, against the tar, which
+	// it reads to its end. It returns the record that create returned.
+	verify(dir string, tar io.Reader) (layerRecord, error)
 }
 
 // layerRecord is what an image needs to know of its layers when it is put together; it lies beside the layer.
