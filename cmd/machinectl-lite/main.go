@@ -130,7 +130,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		verbs []*cobra.Command
 	}{
 		{"Machine verbs:", []*cobra.Command{listCommand(), statusCommand(), terminateCommand()}},
-		{"Image verbs:", []*cobra.Command{listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(), pullOCICommand(), trustCommand()}},
+		{"Image verbs:", []*cobra.Command{listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(), pullOCICommand(), importOCICommand(), trustCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
 		for _, verb := range group.verbs {

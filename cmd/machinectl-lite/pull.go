@@ -46,12 +46,17 @@ is printed.`,
 		Args: oneArgument("image name"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runPull(cmd, args[0], flags) },
 	}
-	cmd.Flags().StringSliceVar(&flags.insecure, "insecure-options", nil, "Checks to leave out, by `name`: image accepts it without a proof of where it comes from")
-	cmd.Flags().StringVar(&flags.platform, "platform", "", "Take the image for `OS/ARCH[/VARIANT]` instead of this host's")
+	flags.register(cmd)
 	cmd.Flags().StringVar(&flags.authFile, "authfile", "", "Credentials for registries are in `file` (containers-auth.json(5))")
 	cmd.Flags().StringVar(&flags.certDir, "cert-dir", "", "Certificates for the registry are in `directory` (containers-certs.d(5))")
-	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "Show no progress")
 	return cmd
+}
+
+// register adds the flags that images from everywhere have.
+func (f *pullFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&f.insecure, "insecure-options", nil, "Checks to leave out, by `name`: image accepts it without a proof of where it comes from")
+	cmd.Flags().StringVar(&f.platform, "platform", "", "Take the image for `OS/ARCH[/VARIANT]` instead of this host's")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show no progress")
 }
 
 // oneArgument wants one argument, which is a thing.
@@ -65,11 +70,21 @@ func oneArgument(thing string) cobra.PositionalArgs {
 }
 
 func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
+	if _, isFile, _ := fetch.ParseSource(name); isFile {
+		return fmt.Errorf("%s: is not on a registry; to store an image that is in files: machinectl-lite import-oci %s", name, name)
+	}
 	ref, err := image.ParseReference(name)
 	if err != nil {
 		return err
 	}
-	pull, err := flags.options()
+	return flags.run(func(store *image.Store, options fetch.Options) (*image.Image, error) {
+		return fetch.Pull(cmd.Context(), store, ref, options)
+	})
+}
+
+// run has get bring an image into the store and says which it is.
+func (f pullFlags) run(get func(*image.Store, fetch.Options) (*image.Image, error)) error {
+	pull, err := f.options()
 	if err != nil {
 		return err
 	}
@@ -77,19 +92,19 @@ func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
 	if err != nil {
 		return err
 	}
-	if !flags.quiet && term.IsTerminal(int(os.Stderr.Fd())) {
+	if !f.quiet && term.IsTerminal(int(os.Stderr.Fd())) {
 		bars := newProgressBars()
 		defer bars.close()
 		pull.Progress = bars.tell
 	}
-	img, err := fetch.Pull(cmd.Context(), store, ref, pull)
+	img, err := get(store, pull)
 	if err != nil {
 		return withAdvice(err)
 	}
-	if pull.InsecureImage {
-		fmt.Fprintf(os.Stderr, "%s: WARNING: nothing proves where image %s comes from (--insecure-options=image)\n", program, ref)
+	if len(img.Trust.Insecure) > 0 {
+		fmt.Fprintf(os.Stderr, "%s: WARNING: nothing proves where image %s comes from (--insecure-options=image)\n", program, img.Reference)
 	}
-	fmt.Println(strings.TrimSuffix(ref.String(), "@"+string(ref.Digest())) + "@" + string(img.ManifestDigest))
+	fmt.Println(strings.TrimSuffix(img.Reference.String(), "@"+string(img.Reference.Digest())) + "@" + string(img.ManifestDigest))
 	return nil
 }
 

@@ -46,14 +46,46 @@ var patience = time.Minute
 // Pull makes store hold the image ref and returns its record. What the store has already is not fetched again. The
 // error is an *[Error].
 func Pull(ctx context.Context, store *image.Store, ref image.Reference, options Options) (*image.Image, error) {
+	return newPull(store, options).get(ctx, ref)
+}
+
+// Import makes store hold the image of source under the given name, or under that which the image has for itself if ref is the zero
+// value, and returns its record. What decides whether it is trusted is what does for that name, and policy.json for
+// the source's transport. The error is an *[Error].
+func Import(ctx context.Context, store *image.Store, source Source, ref image.Reference, options Options) (*image.Image, error) {
+	p := newPull(store, options)
+	p.from = source
+	var names []string
+	var err error
+	if p.source, names, err = source.open(ctx); err != nil {
+		return nil, &Error{Err: err}
+	}
+	defer p.source.Close()
+	for _, name := range names {
+		if ref == (image.Reference{}) {
+			ref, _ = image.ParseReference(name)
+		}
+	}
+	if ref == (image.Reference{}) {
+		return nil, &Error{fmt.Errorf("%s: it does not say what it is called", source), []string{"name it: machinectl-lite import-oci " + source.String() + " localhost/NAME"}}
+	}
+	return p.get(ctx, ref)
+}
+
+func newPull(store *image.Store, options Options) *pull {
 	logrus.SetLevel(logrus.PanicLevel) // containers/image returns its errors; what it logs repeats them
-	p := &pull{store: store, ref: ref, Options: options}
+	p := &pull{store: store, Options: options}
 	if p.TrustDirs == nil {
 		p.TrustDirs = image.TrustDirs
 	}
 	if p.Platform == (image.Platform{}) {
 		p.Platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
+	return p
+}
+
+func (p *pull) get(ctx context.Context, ref image.Reference) (*image.Image, error) {
+	p.ref = ref
 	ctx, p.watchdog = withWatchdog(ctx, patience)
 	defer p.watchdog.stop()
 	img, err := p.run(ctx)
@@ -68,6 +100,9 @@ type pull struct {
 	Options
 	store    *image.Store
 	ref      image.Reference
+	named    types.ImageReference // ref for containers/image
+	from     Source               // the zero value for a registry
+	source   types.ImageSource
 	watchdog *watchdog
 	budget   budget
 }
@@ -87,16 +122,16 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if name.Digest() != "" { // containers/image takes a tag or a digest
 		name = name.WithDigest(name.Digest())
 	}
-	source, err := docker.ParseReference("//" + name.String())
-	if err != nil {
+	if p.named, err = docker.ParseReference("//" + name.String()); err != nil {
 		return nil, err
 	}
-	registry, err := p.newSource(ctx, source, sys)
-	if err != nil {
-		return nil, err
+	if p.source == nil {
+		if p.source, err = p.newSource(ctx, sys); err != nil {
+			return nil, err
+		}
+		defer p.source.Close()
 	}
-	defer registry.Close()
-	m, err := p.chooseManifest(ctx, sys, registry)
+	m, err := p.chooseManifest(ctx, sys)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +145,7 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	configBlob, err := p.config(ctx, registry, config)
+	configBlob, err := p.config(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +179,7 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	for i, layer := range layers {
 		group.Go(func() error {
 			return writer.AddLayer(layerCtx, img.Layers[i], func() (io.ReadCloser, error) {
-				return p.openLayer(layerCtx, registry, layer)
+				return p.openLayer(layerCtx, layer)
 			})
 		})
 	}
@@ -156,10 +191,10 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 }
 
 // newSource asks the registry for the manifest of the name.
-func (p *pull) newSource(ctx context.Context, ref types.ImageReference, sys *types.SystemContext) (types.ImageSource, error) {
+func (p *pull) newSource(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
 	p.watchdog.begin()
 	defer p.watchdog.end()
-	return ref.NewImageSource(ctx, sys)
+	return p.named.NewImageSource(ctx, sys)
 }
 
 // chosenManifest is an image's manifest, and the index that it was chosen from if there was one.
@@ -174,13 +209,16 @@ type chosenManifest struct {
 }
 
 // chooseManifest gives the manifest for the platform. Its digest, and that which the user named, have been checked.
-func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext, registry types.ImageSource) (*chosenManifest, error) {
+func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*chosenManifest, error) {
 	p.watchdog.begin()
 	defer p.watchdog.end()
-	m := &chosenManifest{image: containersimage.UnparsedInstance(registry, nil)}
+	m := &chosenManifest{image: containersimage.UnparsedInstance(p.source, nil)}
 	var err error
 	if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
 		return nil, err
+	}
+	if want := p.ref.Digest(); want != "" && image.DigestOf(m.blob) != want { // of a registry's containers/image has said so
+		return nil, fmt.Errorf("its manifest has digest %s", image.DigestOf(m.blob))
 	}
 	if manifest.MIMETypeIsMultiImage(m.mimeType) {
 		list, err := manifest.ListFromBlob(m.blob, m.mimeType)
@@ -192,7 +230,7 @@ func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext, reg
 			return nil, err
 		}
 		m.index, m.list = m.image, m.blob
-		m.image = containersimage.UnparsedInstance(registry, &instance)
+		m.image = containersimage.UnparsedInstance(p.source, &instance)
 		if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
 			return nil, err
 		}
@@ -242,14 +280,14 @@ func (p *pull) parts(m *chosenManifest) (config types.BlobInfo, layers []types.B
 }
 
 // config gives the image's configuration, from the store if it is there.
-func (p *pull) config(ctx context.Context, registry types.ImageSource, info types.BlobInfo) ([]byte, error) {
+func (p *pull) config(ctx context.Context, info types.BlobInfo) ([]byte, error) {
 	if data, err := p.store.Blob(image.Digest(info.Digest)); err == nil {
 		return data, nil
 	}
 	if info.Size > image.MaxBlob {
 		return nil, fmt.Errorf("image configuration of %d bytes, more than %d", info.Size, image.MaxBlob)
 	}
-	blob, err := p.openBlob(ctx, registry, info)
+	blob, err := p.openBlob(ctx, info)
 	if err != nil {
 		return nil, err
 	}
@@ -269,9 +307,9 @@ func (p *pull) checkPlatform(got image.Platform) error {
 }
 
 // openBlob starts to fetch a blob. Reading it fails at the end if its size or digest is another.
-func (p *pull) openBlob(ctx context.Context, registry types.ImageSource, info types.BlobInfo) (io.ReadCloser, error) {
+func (p *pull) openBlob(ctx context.Context, info types.BlobInfo) (io.ReadCloser, error) {
 	p.watchdog.begin()
-	blob, _, err := registry.GetBlob(ctx, info, none.NoCache)
+	blob, _, err := p.source.GetBlob(ctx, info, none.NoCache)
 	p.watchdog.end()
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", info.Digest, err)
@@ -280,9 +318,9 @@ func (p *pull) openBlob(ctx context.Context, registry types.ImageSource, info ty
 }
 
 // openLayer starts to fetch a layer and gives its uncompressed tar.
-func (p *pull) openLayer(ctx context.Context, registry types.ImageSource, info types.BlobInfo) (io.ReadCloser, error) {
+func (p *pull) openLayer(ctx context.Context, info types.BlobInfo) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	blob, err := p.openBlob(ctx, registry, info)
+	blob, err := p.openBlob(ctx, info)
 	if err != nil {
 		cancel()
 		return nil, err

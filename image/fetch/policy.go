@@ -12,6 +12,7 @@ import (
 
 	containersimage "go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
 	"go.podman.io/storage/pkg/configfile"
 
 	"nspawnd/image"
@@ -31,6 +32,7 @@ type alternative struct {
 	rule         string // what to show: the file, and the prefix or scope in it
 	signer       string // whose signature is required, if it is one key's
 	requirements signature.PolicyRequirements
+	byName       bool // also for files, which have no name of their own: signatures are for the name that the image gets
 }
 
 // rules finds what decides over the image's name.
@@ -46,20 +48,30 @@ func (p *pull) rules() (*ruleSet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy.json: %w", err)
 	}
-	return rulesFor(p.ref, trust, policy)
+	return rulesFor(p.ref, p.from, trust, policy)
 }
 
 // rulesFor finds what decides over ref: the most specific scope that either the trust directories or policy.json have a rule
 // for, and the trust directories' if both do. What policy.json says about everything counts only if it forbids or
-// demands something: distributions ship one that accepts everything, and that must not turn verification off.
-func rulesFor(ref image.Reference, trust []image.TrustRule, policy *signature.Policy) (*ruleSet, error) {
-	scopes := policy.Transports["docker"]
+// demands something: distributions ship one that accepts everything, and that must not turn verification off. For an image from
+// files, trust directories go by the name that it gets and policy.json by where the files are, as for podman.
+func rulesFor(ref image.Reference, from Source, trust []image.TrustRule, policy *signature.Policy) (*ruleSet, error) {
+	transport, paths := "docker", []string(nil)
+	if from != (Source{}) {
+		transport, paths = from.transport, from.scopes()
+	}
+	scopes := policy.Transports[transport]
 	for _, scope := range ref.Scopes() {
 		if rules := image.TrustFor(trust, scope); rules != nil {
 			return trustRules(rules)
 		}
 		if requirements, ok := scopes[scope]; ok {
 			return policyRules(requirements, scope), nil
+		}
+	}
+	for _, path := range paths {
+		if requirements, ok := scopes[path]; ok {
+			return policyRules(requirements, transport+":"+path), nil
 		}
 	}
 	if rules := image.TrustFor(trust, "*"); rules != nil {
@@ -105,6 +117,7 @@ func trustRules(rules []image.TrustRule) (*ruleSet, error) {
 					rule:         rule.Path + ": " + rule.Prefix,
 					signer:       key.Fingerprint,
 					requirements: signature.PolicyRequirements{requirement},
+					byName:       true,
 				})
 			}
 		}
@@ -197,7 +210,7 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 	var reasons []string
 	for _, candidate := range candidates {
 		for _, alternative := range rules.alternatives {
-			err := alternative.verify(ctx, candidate)
+			err := alternative.verify(ctx, candidate, p.named)
 			if err == nil {
 				trust, signatures, err := alternative.proof(ctx, candidate)
 				trust.Time = now
@@ -214,7 +227,10 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 	return image.Trust{}, nil, p.refused(m, fmt.Errorf("%s (rule %s)", strings.Join(reasons, "; "), rules.alternatives[0].rule), false)
 }
 
-func (a alternative) verify(ctx context.Context, candidate *containersimage.UnparsedImage) error {
+func (a alternative) verify(ctx context.Context, candidate types.UnparsedImage, name types.ImageReference) error {
+	if a.byName {
+		candidate = containersimage.UnparsedInstanceWithReference(candidate, name)
+	}
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: a.requirements})
 	if err != nil {
 		return err

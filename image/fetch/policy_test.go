@@ -75,7 +75,7 @@ func TestRulesFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rules, err := rulesFor(ref, test.trust, policy)
+		rules, err := rulesFor(ref, Source{}, test.trust, policy)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -226,7 +226,7 @@ func (l *lab) verifyAgain(img *image.Image) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	rules, err := rulesFor(img.Reference, trust, &signature.Policy{})
+	rules, err := rulesFor(img.Reference, Source{}, trust, &signature.Policy{})
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func (l *lab) verifyAgain(img *image.Image) {
 	}
 	defer source.Close()
 	again := alternative{requirements: signature.PolicyRequirements{requirement}}
-	if err := again.verify(context.Background(), containersimage.UnparsedInstance(source, nil)); err != nil {
+	if err := again.verify(context.Background(), containersimage.UnparsedInstance(source, nil), nil); err != nil {
 		l.t.Errorf("from the store: %v", err)
 	}
 }

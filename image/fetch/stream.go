@@ -128,15 +128,21 @@ var (
 	skipMagic = []byte{0x2a, 0x4d, 0x18}
 )
 
+func isGzip(magic []byte) bool { return bytes.HasPrefix(magic, gzipMagic) }
+
+func isZstd(magic []byte) bool {
+	return bytes.Equal(magic, zstdMagic) || len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], skipMagic)
+}
+
 func decompressor(r *bufio.Reader) (io.ReadCloser, error) {
 	magic, err := r.Peek(4)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
 	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
+	case isGzip(magic):
 		return gzip.NewReader(r)
-	case bytes.Equal(magic, zstdMagic), len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], skipMagic):
+	case isZstd(magic):
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return nil, err
