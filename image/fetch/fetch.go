@@ -125,6 +125,9 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if p.named, err = docker.ParseReference("//" + name.String()); err != nil {
 		return nil, err
 	}
+	if files, ok := p.source.(*fileSource); ok {
+		files.name = p.named
+	}
 	if p.source == nil {
 		if p.source, err = p.newSource(ctx, sys); err != nil {
 			return nil, err

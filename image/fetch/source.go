@@ -197,14 +197,14 @@ func (d dirFiles) Close() error { return d.root.Close() }
 // fileSource is an image in files, without signatures, as containers/image wants it.
 type fileSource struct {
 	files
+	name     types.ImageReference // that the image is to have here
 	manifest []byte
 	mimeType string
 	names    []string                  // what the files call the image
 	blob     func(image.Digest) string // the file that has a blob
 }
 
-// Reference is never asked for: what is verified has the name that the image is to have here.
-func (f *fileSource) Reference() types.ImageReference { return nil }
+func (f *fileSource) Reference() types.ImageReference { return f.name }
 
 func (f *fileSource) GetManifest(_ context.Context, instance *digest.Digest) ([]byte, string, error) {
 	if instance == nil {
