@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -25,7 +27,31 @@ type Error struct {
 	Advice []string // what to do now, a line each
 }
 
-func (e *Error) Error() string { return printable(e.Err.Error()) }
+func (e *Error) Error() string { return printable(withoutSecrets(e.Err.Error())) }
+
+// withoutSecrets leaves out of URLs what may let somebody in: a password, or the query that signs an address of a storage.
+func withoutSecrets(s string) string {
+	return urls.ReplaceAllStringFunc(s, func(text string) string {
+		u, err := url.Parse(text)
+		if err != nil {
+			return text[:strings.Index(text, ":")] + "://…"
+		}
+		if u.User != nil {
+			u.User = url.User("…")
+		}
+		if u.RawQuery != "" {
+			u.RawQuery = "…"
+		}
+		u.Fragment = ""
+		text, err = url.PathUnescape(u.String())
+		if err != nil {
+			return u.String()
+		}
+		return text
+	})
+}
+
+var urls = regexp.MustCompile(`https?://[^\s"<>]+`)
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -57,7 +83,7 @@ func (p *pull) explain(ctx context.Context, err error) error {
 		if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
 			err = ErrInterrupted
 		}
-	case isStatus(err, http.StatusNotFound), errors.Is(err, v2.ErrorCodeManifestUnknown), errors.Is(err, v2.ErrorCodeNameUnknown), hasCode(err, v2.ErrorCodeManifestUnknown, v2.ErrorCodeNameUnknown):
+	case isStatus(err, http.StatusNotFound), isPlain(err, http.StatusNotFound), errors.Is(err, v2.ErrorCodeManifestUnknown), errors.Is(err, v2.ErrorCodeNameUnknown), hasCode(err, v2.ErrorCodeManifestUnknown, v2.ErrorCodeNameUnknown):
 		err = ErrNoSuchImage
 	case isDenied(err):
 		err = fmt.Errorf("%w: %w", ErrDenied, err)
@@ -90,6 +116,12 @@ func isStatus(err error, codes ...int) bool {
 	return false
 }
 
+// isPlain says whether a registry gave the status with something else than the JSON that it should give; containers/image has no
+// type for that which others can see.
+func isPlain(err error, code int) bool {
+	return strings.Contains(err.Error(), fmt.Sprintf("StatusCode: %d, ", code))
+}
+
 func hasCode(err error, codes ...errcode.ErrorCode) bool {
 	var coder errcode.ErrorCoder
 	if !errors.As(err, &coder) {
@@ -105,14 +137,17 @@ func hasCode(err error, codes ...errcode.ErrorCode) bool {
 
 func isDenied(err error) bool {
 	return errors.As(err, new(docker.ErrUnauthorizedForCredentials)) ||
-		isStatus(err, http.StatusUnauthorized, http.StatusForbidden) ||
+		isStatus(err, http.StatusUnauthorized, http.StatusForbidden) || isPlain(err, http.StatusForbidden) ||
 		hasCode(err, errcode.ErrorCodeUnauthorized, errcode.ErrorCodeDenied)
 }
 
 // refused is the error for an image that is not trusted, with the ways out.
 func (p *pull) refused(m *chosenManifest, reason error, pin bool) error {
 	prefix := path.Dir(p.ref.Repository())
-	advice := []string{"trust who signs it:      machinectl-lite trust add --prefix " + prefix + " KEYFILE"}
+	var advice []string
+	if p.from.hasSignatures() {
+		advice = append(advice, "trust who signs it:      machinectl-lite trust add --prefix "+prefix+" KEYFILE")
+	}
 	if pin {
 		digest := m.digest
 		if m.list != nil {

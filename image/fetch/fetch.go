@@ -40,8 +40,11 @@ const (
 	maxImageSize = 64 << 30 // bytes of uncompressed layers
 )
 
-// patience is how long a registry that says nothing is waited for.
-var patience = time.Minute
+// patience is how long a registry that says nothing is waited for. It is longer than the minute that one may ask for with
+// Retry-After. A blob has to come with minRate bytes a second, over that time.
+var patience = 90 * time.Second
+
+const minRate = 1 << 10
 
 // Pull makes store hold the image ref and returns its record. What the store has already is not fetched again. The
 // error is an *[Error].
@@ -195,9 +198,21 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 
 // newSource asks the registry for the manifest of the name.
 func (p *pull) newSource(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
-	p.watchdog.begin()
-	defer p.watchdog.end()
-	return p.named.NewImageSource(ctx, sys)
+	var source types.ImageSource
+	err := p.ask(ctx, func() (err error) {
+		source, err = p.named.NewImageSource(ctx, sys)
+		return err
+	})
+	return source, err
+}
+
+// ask makes requests that are answered in one piece.
+func (p *pull) ask(ctx context.Context, do func() error) error {
+	return again(ctx, func() error {
+		p.watchdog.begin()
+		defer p.watchdog.end()
+		return do()
+	})
 }
 
 // chosenManifest is an image's manifest, and the index that it was chosen from if there was one.
@@ -213,11 +228,8 @@ type chosenManifest struct {
 
 // chooseManifest gives the manifest for the platform. Its digest, and that which the user named, have been checked.
 func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*chosenManifest, error) {
-	p.watchdog.begin()
-	defer p.watchdog.end()
 	m := &chosenManifest{image: containersimage.UnparsedInstance(p.source, nil)}
-	var err error
-	if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
+	if err := p.readManifest(ctx, m); err != nil {
 		return nil, err
 	}
 	if want := p.ref.Digest(); want != "" && image.DigestOf(m.blob) != want { // of a registry's containers/image has said so
@@ -228,18 +240,31 @@ func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*c
 		if err != nil {
 			return nil, err
 		}
-		instance, err := list.ChooseInstance(sys)
+		digest, err := list.ChooseInstance(sys)
+		if err != nil {
+			return nil, err
+		}
+		instance, err := list.Instance(digest)
 		if err != nil {
 			return nil, err
 		}
 		m.index, m.list = m.image, m.blob
-		m.image = containersimage.UnparsedInstance(p.source, &instance)
-		if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
+		m.image = containersimage.UnparsedInstance(p.source, &digest)
+		if m.blob, err = p.store.Blob(image.Digest(digest)); err == nil {
+			m.mimeType = instance.MediaType
+		} else if err := p.readManifest(ctx, m); err != nil {
 			return nil, err
 		}
 	}
 	m.digest = image.DigestOf(m.blob)
 	return m, nil
+}
+
+func (p *pull) readManifest(ctx context.Context, m *chosenManifest) error {
+	return p.ask(ctx, func() (err error) {
+		m.blob, m.mimeType, err = m.image.Manifest(ctx)
+		return err
+	})
 }
 
 // Media types of layers that are plain tars in the end. Compression is recognised by content, as podman does it.
@@ -311,13 +336,19 @@ func (p *pull) checkPlatform(got image.Platform) error {
 
 // openBlob starts to fetch a blob. Reading it fails at the end if its size or digest is another.
 func (p *pull) openBlob(ctx context.Context, info types.BlobInfo) (io.ReadCloser, error) {
-	p.watchdog.begin()
-	blob, _, err := p.source.GetBlob(ctx, info, none.NoCache)
-	p.watchdog.end()
+	open := func() (blob io.ReadCloser, err error) {
+		err = p.ask(ctx, func() error {
+			blob, _, err = p.source.GetBlob(ctx, info, none.NoCache)
+			return err
+		})
+		return blob, err
+	}
+	blob, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", info.Digest, err)
 	}
-	return &verifier{ctx: ctx, blob: blob, info: info, hash: sha256.New(), watchdog: p.watchdog}, nil
+	resumed := &resumedBlob{ctx: ctx, open: open, blob: blob}
+	return &verifier{ctx: ctx, blob: resumed, info: info, hash: sha256.New(), watchdog: p.watchdog}, nil
 }
 
 // openLayer starts to fetch a layer and gives its uncompressed tar.
@@ -343,6 +374,12 @@ func (p *pull) systemContext(rules *ruleSet) (*types.SystemContext, func(), erro
 	sys.OSChoice, sys.ArchitectureChoice, sys.VariantChoice = p.Platform.OS, p.Platform.Architecture, p.Platform.Variant
 	if sys.DockerRegistryUserAgent == "" {
 		sys.DockerRegistryUserAgent = "nspawnd"
+	}
+	if sys.AuthFilePath == "" {
+		sys.AuthFilePath = os.Getenv("REGISTRY_AUTH_FILE") // containers-auth.json(5); podman and skopeo read it themselves too
+	}
+	if sys.DockerProxy == nil && sys.DockerProxyURL == nil {
+		sys.DockerProxy = (&gate{watchdog: p.watchdog, secure: map[string]bool{}}).proxy
 	}
 	if p.InsecureImage || !rules.attachments && rules.lookaside == "" {
 		return &sys, func() {}, nil

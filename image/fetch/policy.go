@@ -191,6 +191,9 @@ func policyRules(requirements signature.PolicyRequirements, scope string) *ruleS
 // decide says why the image is accepted and returns the signatures that prove it, or why it is not.
 func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (image.Trust, [][]byte, error) {
 	now := time.Now().Truncate(time.Second)
+	if trust, ok := p.storedTrust(rules, m); ok {
+		return trust, nil, nil
+	}
 	if p.InsecureImage {
 		return image.Trust{Kind: image.TrustInsecure, Time: now, Insecure: []string{"image"}}, nil, nil
 	}
@@ -200,8 +203,6 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 		}
 		return image.Trust{}, nil, p.refused(m, errors.New("no policy covers its name"), true)
 	}
-	p.watchdog.begin()
-	defer p.watchdog.end()
 	// Who signs an index signs the digests in it. cosign signs the index alone unless told otherwise.
 	candidates := []*containersimage.UnparsedImage{m.image}
 	if m.index != nil {
@@ -210,7 +211,7 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 	var reasons []string
 	for _, candidate := range candidates {
 		for _, alternative := range rules.alternatives {
-			err := alternative.verify(ctx, candidate, p.named)
+			err := p.ask(ctx, func() error { return alternative.verify(ctx, candidate, p.named) })
 			if err == nil {
 				trust, signatures, err := alternative.proof(ctx, candidate)
 				trust.Time = now
@@ -225,6 +226,40 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 		}
 	}
 	return image.Trust{}, nil, p.refused(m, fmt.Errorf("%s (rule %s)", strings.Join(reasons, "; "), rules.alternatives[0].rule), false)
+}
+
+// storedTrust is why the very image that is stored under the name was accepted, if the rule for it and its keys are still the same:
+// then there is nothing to be asked. It is kept also when nothing has to be proved now.
+func (p *pull) storedTrust(rules *ruleSet, m *chosenManifest) (image.Trust, bool) {
+	stored, err := p.store.Image(p.ref)
+	if err != nil || stored.ManifestDigest != m.digest {
+		return image.Trust{}, false
+	}
+	trust := stored.Trust
+	if trust.Kind == image.TrustDigest && len(rules.alternatives) == 0 {
+		return trust, true
+	}
+	if trust.Signed != m.digest && (m.list == nil || trust.Signed != image.DigestOf(m.list)) {
+		return trust, false
+	}
+	for _, digest := range trust.Signatures {
+		if _, err := p.store.Blob(digest); err != nil {
+			return trust, false
+		}
+	}
+	for _, alternative := range rules.alternatives {
+		// policy.json's requirements may name files, which may have changed.
+		if policy, err := alternative.digest(); err == nil && policy == trust.Policy && alternative.byName {
+			return trust, true
+		}
+	}
+	return trust, false
+}
+
+// digest is that of the requirements with their keys.
+func (a alternative) digest() (image.Digest, error) {
+	requirements, err := json.Marshal(a.requirements)
+	return image.DigestOf(requirements), err
 }
 
 func (a alternative) verify(ctx context.Context, candidate types.UnparsedImage, name types.ImageReference) error {
@@ -246,11 +281,10 @@ func (a alternative) proof(ctx context.Context, accepted *containersimage.Unpars
 	if a.kind == image.TrustInsecure {
 		return trust, nil, nil
 	}
-	requirements, err := json.Marshal(a.requirements)
-	if err != nil {
+	var err error
+	if trust.Policy, err = a.digest(); err != nil {
 		return trust, nil, err
 	}
-	trust.Policy = image.DigestOf(requirements)
 	blob, _, err := accepted.Manifest(ctx)
 	if err != nil {
 		return trust, nil, err

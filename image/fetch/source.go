@@ -54,6 +54,9 @@ func (s Source) String() string {
 	return text
 }
 
+// hasSignatures says whether signatures can be there.
+func (s Source) hasSignatures() bool { return s == Source{} || s.transport == "dir" }
+
 // scopes are those of policy.json for the transport, the most specific first: the path and the directories above it
 // (containers-policy.json(5)). A docker-archive has none.
 func (s Source) scopes() []string {

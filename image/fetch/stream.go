@@ -38,12 +38,19 @@ type verifier struct {
 	hash     hash.Hash
 	n        int64
 	watchdog *watchdog
+
+	waited time.Duration // for the last of the bytes
+	last   int64         // bytes
 }
 
 func (v *verifier) Read(p []byte) (int, error) {
+	start := time.Now()
 	v.watchdog.begin()
 	n, err := v.blob.Read(p)
 	v.watchdog.end()
+	if err == nil {
+		err = v.checkRate(int64(n), time.Since(start))
+	}
 	v.hash.Write(p[:n])
 	v.n += int64(n)
 	switch {
@@ -60,6 +67,20 @@ func (v *verifier) Read(p []byte) (int, error) {
 		err = fmt.Errorf("blob %s: %w", v.info.Digest, err)
 	}
 	return n, err
+}
+
+// checkRate gives up a registry that sends just enough not to be silent. Only the time that it is waited for counts.
+func (v *verifier) checkRate(n int64, waited time.Duration) error {
+	v.last += n
+	v.waited += waited
+	if v.waited < patience {
+		return nil
+	}
+	if v.last < int64(patience.Seconds()*minRate) {
+		return fmt.Errorf("the registry sent only %d bytes in %v", v.last, v.waited.Round(time.Second/10))
+	}
+	v.last, v.waited = 0, 0
+	return nil
 }
 
 func (v *verifier) Close() error { return v.blob.Close() }
