@@ -16,9 +16,14 @@
 //	layers/sha256-HEX/       one layer, by DiffID: what its backend keeps of it
 //	images/HOST/PATH:TAG.json, images/HOST/PATH@sha256:HEX.json
 //	                         the record of an image, one per name
-//	tmp/                     what is being written
+//	machines/NAME.RANDOM/    a machine's writable layer, and a link to the record of the image that it runs on
+//	tmp/                     what is being written or removed
 //
 // A file or a layer has its final name only when it is complete and on disk. A layer that is being written is a directory
-// in tmp/ whose flock(2) belongs to the writer; others that want the same layer wait for it and use the result. Every
-// writer holds a shared flock on tmp/ itself, so whoever gets the exclusive one knows that what lies there is left over.
+// in tmp/ whose flock(2) belongs to the writer; others that want the same layer wait for it and use the result.
+//
+// Nothing is removed that somebody needs: an image by its record, a machine by its link to one, a [Writer] by what it has
+// claimed, which are files in a directory of its own in tmp/. A flock on layers/ makes that sure: shared while something is
+// claimed, exclusive while records change and while it is found out what nobody needs. A start takes no lock
+// ([Store.Claim]). What is in tmp/ and not locked was left by the dead; the next to come removes it.
 package image

@@ -54,7 +54,9 @@ func (erofsBackend) create(dir string, r io.Reader) (layerRecord, error) {
 	return t.record(tarSize + indexSize), err
 }
 
-func (erofsBackend) open(dir string) (io.ReadCloser, error) { return os.Open(filepath.Join(dir, tarFile)) }
+func (erofsBackend) open(dir string) (io.ReadCloser, error) {
+	return os.Open(filepath.Join(dir, tarFile))
+}
 
 func (erofsBackend) verify(dir string, r io.Reader) (layerRecord, error) {
 	counted := &countingWriter{}

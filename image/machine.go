@@ -1,9 +1,13 @@
 package image
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,9 +38,61 @@ func (s *Store) NewMachine(name string) (*os.File, error) {
 	return dir, nil
 }
 
+// machineImage is a file in a machine's directory: the record of the image that it runs on, which keeps the layers.
+const machineImage = "image.json"
+
+// Claim keeps the layers and blobs of img for the machine with the directory dir, for as long as that is there. It takes no
+// lock: who removes layers looks at the machines after the records, and what is linked here was a record then. The error is
+// [ErrChanged] if img is not what is stored under its name any more.
+func (s *Store) Claim(img *Image, dir string) error {
+	path := filepath.Join(dir, machineImage)
+	err := os.Link(s.RecordPath(img.Reference), path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrChanged
+	}
+	if err != nil {
+		return fmt.Errorf("image %s: %w", img.Reference, err)
+	}
+	claimed, err := readRecord(path)
+	if err == nil && (claimed.ManifestDigest != img.ManifestDigest || !slices.Equal(claimed.Layers, img.Layers)) {
+		err = ErrChanged
+	}
+	if err != nil {
+		os.Remove(path)
+		return fmt.Errorf("image %s: %w", img.Reference, err)
+	}
+	return nil
+}
+
+// machineUse is a machine and the image that it runs on.
+type machineUse struct {
+	machine string
+	image   *Image
+}
+
+func (s *Store) machineUses() ([]machineUse, error) {
+	var uses []machineUse
+	entries, err := readDir(s.Machines())
+	for _, entry := range entries {
+		img, err := readRecord(filepath.Join(s.Machines(), entry.Name(), machineImage))
+		if errors.Is(err, ErrNotFound) {
+			continue // not claimed yet, or going
+		}
+		name := strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("machine %s: %w; it has to end first: machinectl-lite terminate %s", name, err, name)
+		}
+		uses = append(uses, machineUse{name, img})
+	}
+	return uses, err
+}
+
 // SweepMachines removes the directories of machines whose client was killed before a unit took them over: those that nobody
 // holds locked and that owned says no unit has. discard removes one.
 func (s *Store) SweepMachines(owned func(dir string) bool, discard func(dir string)) error {
+	if entries, err := readDir(s.Machines()); len(entries) == 0 {
+		return err
+	}
 	unlock, err := s.lockMachines()
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 )
 
 // Mount returns a detached mount of img: an overlay over its layers that no path shows and that the kernel frees with
-// its last user. Changes go to writable, an empty directory (not on an overlay) in which upper/ and work/ are made; if it is
+// its last user. Changes go to writable, a directory (not on an overlay) in which upper/ and work/ are made; if it is
 // "", the mount is read-only. The mount is nodev; setuid and file capabilities work as the image has them.
 //
 // Changes are for the life of a machine, not beyond: the overlay is volatile, so that neither fsync(2) in a machine nor its end

@@ -10,8 +10,10 @@ import (
 // Image is the record of one stored image: what a start needs to know, in one small file.
 type Image struct {
 	Reference      Reference `json:"reference"`
-	ManifestDigest Digest    `json:"manifestDigest"` // of the image's own manifest, not of an index
-	ConfigDigest   Digest    `json:"configDigest"`   // podman's image ID
+	Source         Reference `json:"source,omitzero"`    // the name that it was verified under, if another
+	ReadOnly       bool      `json:"readOnly,omitempty"` // must not be replaced, renamed or removed
+	ManifestDigest Digest    `json:"manifestDigest"`     // of the image's own manifest, not of an index
+	ConfigDigest   Digest    `json:"configDigest"`       // podman's image ID
 	Platform       Platform  `json:"platform"`
 	Layers         []Digest  `json:"layers"`              // DiffIDs, base first
 	BaseLayer      int       `json:"baseLayer,omitempty"` // index of the lowest layer that shows; one above it may hide all below it
@@ -47,6 +49,30 @@ const (
 	TrustDigest   TrustKind = "digest-pin"     // the user named the digest
 	TrustInsecure TrustKind = "insecure"       // nothing: a rule or --insecure-options=image accepts anything
 )
+
+// VerifiedAs returns the name that the image was verified under: signatures and rules are for that.
+func (img *Image) VerifiedAs() Reference {
+	if img.Source != (Reference{}) {
+		return img.Source
+	}
+	return img.Reference
+}
+
+// under returns the same image with another name.
+func (img *Image) under(ref Reference) *Image {
+	named := *img
+	named.Reference, named.Source, named.ReadOnly = ref, img.VerifiedAs(), false
+	if named.Source == ref {
+		named.Source = Reference{}
+	}
+	return &named
+}
+
+// digests returns all that has to be in the store for the image to run and to be verified again.
+func (img *Image) digests() []Digest {
+	needed := append([]Digest{img.ManifestDigest, img.ConfigDigest, img.Trust.Signed, img.Reference.digest, img.Source.digest}, img.Layers...)
+	return append(needed, img.Trust.Signatures...)
+}
 
 // parseImage reads a record.
 func parseImage(data []byte) (*Image, error) {

@@ -3,6 +3,7 @@ package image
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,8 +22,12 @@ import (
 // DefaultRoot is where the store is.
 const DefaultRoot = "/var/lib/nspawnd"
 
-// ErrNotFound says that the store has no such image, layer or blob.
-var ErrNotFound = errors.New("not in the store")
+// Kinds of errors, for [errors.Is].
+var (
+	ErrNotFound = errors.New("not in the store") // an image, a layer or a blob
+	ErrReadOnly = errors.New("is marked read-only")
+	ErrChanged  = errors.New("was replaced or removed just now")
+)
 
 // Limits on what is read back, far above what is ever written.
 const (
@@ -71,7 +78,15 @@ func (s *Store) path(elem ...string) string {
 
 func (s *Store) layerDir(diffID Digest) string { return s.path("layers", layerName(diffID)) }
 
-func layerName(diffID Digest) string { return "sha256-" + diffID.Hex() }
+const layerPrefix = "sha256-"
+
+func layerName(diffID Digest) string { return layerPrefix + diffID.Hex() }
+
+func fromLayerName(name string) (diffID Digest, ok bool) {
+	hex, ok := strings.CutPrefix(name, layerPrefix)
+	diffID, err := ParseDigest(sha256Prefix + hex)
+	return diffID, ok && err == nil
+}
 
 // Image returns the record of the image that is stored under ref; the error is [ErrNotFound] if there is none.
 func (s *Store) Image(ref Reference) (*Image, error) {
@@ -85,23 +100,48 @@ func (s *Store) Image(ref Reference) (*Image, error) {
 // RecordPath is where the record of the image with this name is, or would be.
 func (s *Store) RecordPath(ref Reference) string { return s.path("images", ref.recordPath()) }
 
+// removal is the command that removes a record that can't be read.
+func (s *Store) removal(path string) string {
+	name := strings.TrimSuffix(strings.TrimPrefix(path, s.path("images")+"/"), ".json")
+	if ref, err := ParseReference(name); err == nil && s.RecordPath(ref) == path {
+		return "machinectl-lite remove " + name
+	}
+	return "rm " + path
+}
+
+// CheckWritable says whether the image that is stored under ref, if there is one, may be replaced or removed: the error is
+// [ErrReadOnly] if not.
+func (s *Store) CheckWritable(ref Reference) error {
+	// A record that can't be read protects nothing: to replace it is what helps.
+	if img, err := s.Image(ref); err == nil && img.ReadOnly {
+		return fmt.Errorf("%w; to let it change: machinectl-lite read-only %s false", ErrReadOnly, ref)
+	}
+	return nil
+}
+
 // Images returns the records of all images, by name. Records that can't be read are left out and named in the error.
 func (s *Store) Images() ([]*Image, error) {
 	var images []*Image
 	var unreadable []error
 	err := filepath.WalkDir(s.path("images"), func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
 		if err != nil || entry.IsDir() {
 			return err
 		}
 		img, err := s.readImage(path)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
 		if err != nil {
-			unreadable = append(unreadable, err)
+			unreadable = append(unreadable, fmt.Errorf("%w; to remove it: %s", err, s.removal(path)))
 			return nil
 		}
 		images = append(images, img)
 		return nil
 	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		unreadable = append(unreadable, err)
 	}
 	slices.SortFunc(images, func(a, b *Image) int { return cmp.Compare(a.Reference.String(), b.Reference.String()) })
@@ -109,6 +149,14 @@ func (s *Store) Images() ([]*Image, error) {
 }
 
 func (s *Store) readImage(path string) (*Image, error) {
+	img, err := readRecord(path)
+	if err == nil && s.RecordPath(img.Reference) != path {
+		return nil, fmt.Errorf("record %s: is that of %s", path, img.Reference)
+	}
+	return img, err
+}
+
+func readRecord(path string) (*Image, error) {
 	data, err := readLimited(path, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotFound
@@ -119,9 +167,6 @@ func (s *Store) readImage(path string) (*Image, error) {
 	img, err := parseImage(data)
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", path, err)
-	}
-	if s.RecordPath(img.Reference) != path {
-		return nil, fmt.Errorf("record %s: is that of %s", path, img.Reference)
 	}
 	return img, nil
 }
@@ -167,51 +212,133 @@ func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
 	return l, nil
 }
 
-// Writer adds to the store. Any number may be at work at the same time, in this process and in others.
+// Writer adds to the store. Any number may be at work at the same time, in this process and in others. What a Writer has
+// added stays until it is closed, also if no image needs it yet.
 type Writer struct {
 	store *Store
-	lock  *os.File // shared lock on tmp/
+	dir   *os.File    // its directory in tmp/, locked
+	full  atomic.Bool // there was no space for something
+	added bool        // an image
 }
 
-// Writer prepares the store for writing and removes what earlier writers left half done.
+const writerPrefix = "writer-"
+
+// Writer prepares the store for writing and removes what writers left half done that are dead.
 func (s *Store) Writer() (*Writer, error) {
 	for _, dir := range []string{"", "blobs", "blobs/sha256", "layers", "images", "machines", "tmp"} {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("store: %w", err)
 		}
 	}
-	lock, err := os.Open(s.path("tmp"))
+	if _, err := s.removeLeftovers(); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	dir, err := lockDir(context.Background(), s.path("tmp", writerPrefix+rand.Text()))
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	// Nobody else at work: what is there was left by the dead.
-	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		err = removeContent(s.path("tmp"))
-	}
-	if err == nil {
-		err = flock(context.Background(), lock, unix.LOCK_SH)
-	}
-	if err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return &Writer{s, lock}, nil
+	return &Writer{store: s, dir: dir}, nil
 }
 
-// Close ends the writing.
-func (w *Writer) Close() error { return w.lock.Close() }
+// Close ends the writing. If no image came of it, what nothing else needs is removed again, but layers only when the disk is full:
+// whoever tries again has less to fetch. [Store.Clean] removes them too.
+func (w *Writer) Close() error {
+	if err := w.close(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+func (w *Writer) close() error {
+	defer w.dir.Close()
+	claimed := digests{}
+	if err := claimed.addClaims(w.dir.Name()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(w.dir.Name()); err != nil {
+		return err
+	}
+	if w.added || len(claimed) == 0 {
+		return nil
+	}
+	for digest := range claimed {
+		if !w.full.Load() && w.store.HasLayer(digest) {
+			delete(claimed, digest)
+		}
+	}
+	unlock, err := w.store.lock(context.Background(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = w.store.sweep(claimed, unlock)
+	return err
+}
+
+// claim keeps a blob or layer, which may be there or not, from being removed as long as the Writer is open.
+func (w *Writer) claim(ctx context.Context, digest Digest) error {
+	unlock, err := w.store.lock(ctx, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := os.OpenFile(filepath.Join(w.dir.Name(), layerName(digest)), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// noticeFull remembers that the disk is full.
+func (w *Writer) noticeFull(err error) {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		w.full.Store(true)
+	}
+}
 
 // AddBlob stores a manifest, configuration or signature.
-func (w *Writer) AddBlob(data []byte) (Digest, error) {
-	digest := DigestOf(data)
-	path := w.store.path("blobs", "sha256", digest.Hex())
-	if _, err := os.Lstat(path); err == nil {
+func (w *Writer) AddBlob(data []byte) (digest Digest, err error) {
+	digest = DigestOf(data)
+	defer func() {
+		if err != nil {
+			w.noticeFull(err)
+			err = fmt.Errorf("blob %s: %w", digest, err)
+		}
+	}()
+	if err := w.claim(context.Background(), digest); err != nil {
+		return digest, err
+	}
+	if _, err := w.store.Blob(digest); err == nil {
 		return digest, nil
 	}
-	if err := w.writeFile(path, data); err != nil {
-		return "", fmt.Errorf("blob %s: %w", digest, err)
+	return digest, w.writeFile(w.store.path("blobs", "sha256", digest.Hex()), data)
+}
+
+// FetchBlob returns a blob from the store. If it is not there, FetchBlob stores what fetch returns; if somebody else is fetching it,
+// FetchBlob waits and uses the result.
+func (w *Writer) FetchBlob(ctx context.Context, digest Digest, fetch func() ([]byte, error)) ([]byte, error) {
+	if err := w.claim(ctx, digest); err != nil {
+		return nil, fmt.Errorf("blob %s: %w", digest, err)
 	}
-	return digest, nil
+	if data, err := w.store.Blob(digest); err == nil {
+		return data, nil
+	}
+	dir := w.store.path("tmp", layerName(digest))
+	lock, err := lockDir(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", digest, err)
+	}
+	defer lock.Close()
+	defer os.RemoveAll(dir)
+	if data, err := w.store.Blob(digest); err == nil {
+		return data, nil
+	}
+	data, err := fetch()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.AddBlob(data)
+	return data, err
 }
 
 // AddLayer stores the layer with the given DiffID unless it is there already. If somebody else is writing it, AddLayer
@@ -220,9 +347,13 @@ func (w *Writer) AddBlob(data []byte) (Digest, error) {
 func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.ReadCloser, error)) (err error) {
 	defer func() {
 		if err != nil {
+			w.noticeFull(err)
 			err = fmt.Errorf("layer %s: %w", diffID, err)
 		}
 	}()
+	if err := w.claim(ctx, diffID); err != nil {
+		return err
+	}
 	if w.store.HasLayer(diffID) {
 		return nil
 	}
@@ -235,6 +366,9 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	defer os.RemoveAll(dir) // while locked; when all went well nothing is there any more
 	if w.store.HasLayer(diffID) {
 		return nil
+	}
+	if err := removeContent(dir); err != nil { // of a writer that was killed
+		return err
 	}
 	tar, err := open()
 	if err != nil {
@@ -277,15 +411,26 @@ func (w *Writer) probe(dir string) error {
 	return lower.Close()
 }
 
-// AddImage stores the record of an image whose layers and blobs are stored; it fills in what follows from them.
+// AddImage stores the record of an image whose layers and blobs are stored; it fills in what follows from them. The error
+// is [ErrReadOnly] if it would replace an image that is marked so.
 func (w *Writer) AddImage(img *Image) error {
 	if err := w.addImage(img); err != nil {
+		w.noticeFull(err)
 		return fmt.Errorf("image %s: %w", img.Reference, err)
 	}
+	w.added = true
 	return nil
 }
 
 func (w *Writer) addImage(img *Image) error {
+	unlock, err := w.store.lock(context.Background(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := w.store.CheckWritable(img.Reference); err != nil {
+		return err
+	}
 	img.Size, img.BaseLayer, img.RootLayer = 0, 0, -1
 	for i, diffID := range img.Layers {
 		l, err := w.store.layer(diffID)
@@ -300,6 +445,11 @@ func (w *Writer) addImage(img *Image) error {
 			img.BaseLayer = i
 		}
 	}
+	return w.writeRecord(img)
+}
+
+// writeRecord makes img the image that is stored under its name.
+func (w *Writer) writeRecord(img *Image) error {
 	if err := img.check(); err != nil {
 		return err
 	}
@@ -312,7 +462,7 @@ func (w *Writer) addImage(img *Image) error {
 
 // writeFile makes path hold data, now or, after a crash, not at all; the directories above it are made too.
 func (w *Writer) writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(w.store.path("tmp"), "file-")
+	f, err := os.CreateTemp(w.dir.Name(), "file-")
 	if err != nil {
 		return err
 	}

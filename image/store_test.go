@@ -32,8 +32,8 @@ func files(t *testing.T, s *Store) []string {
 		if d.IsDir() && info.Mode().Perm() != 0o700 || !d.IsDir() && info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %s", path, info.Mode())
 		}
-		if !d.IsDir() || strings.Contains(path, "/tmp/") {
-			names = append(names, strings.TrimPrefix(path, s.root+"/"))
+		if name := strings.TrimPrefix(path, s.root+"/"); !d.IsDir() || strings.HasPrefix(name, "tmp/") {
+			names = append(names, name)
 		}
 		return nil
 	})
@@ -81,6 +81,7 @@ func TestStore(t *testing.T) {
 	if back, err := s.Blob(digest); err != nil || !bytes.Equal(back, data) {
 		t.Error(err)
 	}
+	w.Close()
 	for _, name := range files(t, s) {
 		if strings.HasPrefix(name, "tmp/") {
 			t.Errorf("%s is left over", name)
@@ -132,7 +133,6 @@ func TestEmptyStore(t *testing.T) {
 func TestAddLayerRefuses(t *testing.T) {
 	needMounts(t)
 	s, w := newStore(t)
-	before := files(t, s)
 	data := makeTar(t, file("a", ""))
 	opener := func(r io.Reader) func() (io.ReadCloser, error) {
 		return func() (io.ReadCloser, error) { return io.NopCloser(r), nil }
@@ -148,8 +148,9 @@ func TestAddLayerRefuses(t *testing.T) {
 			t.Errorf("want …%s…, got %v", want, err)
 		}
 	}
-	if diff := cmp.Diff(before, files(t, s)); diff != "" {
-		t.Error(diff)
+	w.Close()
+	if left := files(t, s); left != nil {
+		t.Errorf("%v is left over", left)
 	}
 }
 
@@ -226,25 +227,33 @@ func TestAddLayerCancelled(t *testing.T) {
 
 func TestWriterRemovesLeftovers(t *testing.T) {
 	s, w := newStore(t)
-	leftover := s.path("tmp", "sha256-x", "layer.tar")
-	os.Mkdir(filepath.Dir(leftover), 0o700)
-	os.WriteFile(leftover, nil, 0o600)
+	if _, err := w.AddBlob([]byte("a manifest")); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := lockDir(context.Background(), s.path("tmp", layerName(someDigest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	living := files(t, s)
+	os.WriteFile(s.path("tmp", "file-1"), nil, 0o600)
+	os.MkdirAll(s.path("tmp", "writer-1", "sha256-x"), 0o700)
 	second, err := s.Writer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(leftover); err != nil {
-		t.Error("a living writer's file was removed")
-	}
-	w.Close()
 	second.Close()
+	if diff := cmp.Diff(living, files(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	w.dir.Close() // what is left when it is killed
+	layer.Close()
 	third, err := s.Writer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer third.Close()
-	if _, err := os.Stat(leftover); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("a dead writer's file is still there")
+	third.Close()
+	if left, err := os.ReadDir(s.path("tmp")); err != nil || len(left) != 0 {
+		t.Errorf("%v is left over, %v", left, err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +40,7 @@ func imageTable(store *image.Store, images []*image.Image, exact bool) table {
 	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}}
 	for _, img := range images {
 		created := readBlobs(store, img).created()
-		row := []string{img.Reference.String(), imageType, yesNo(false), "", "", "", trustWords(img.Trust, exact), ""}
+		row := []string{img.Reference.String(), imageType, yesNo(img.ReadOnly), "", "", "", trustWords(img.Trust, exact), ""}
 		if exact {
 			row[3], row[4], row[5], row[7] = strconv.FormatInt(img.Size, 10), rfc3339(created), rfc3339(img.Pulled), string(img.ManifestDigest)
 		} else {
@@ -69,12 +71,19 @@ func (b imageBlobs) created() time.Time {
 	return config.Created
 }
 
-// imageNames wants at least one image's name.
-func imageNames(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return fmt.Errorf("%s: no image named (see %s --help)", cmd.Name(), cmd.CommandPath())
+// imageNames wants at least minimum and at most maximum names, -1 for any number.
+func imageNames(minimum, maximum int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < minimum:
+			return fmt.Errorf("%s: no image named (see %s --help)", cmd.Name(), cmd.CommandPath())
+		case maximum >= 0 && len(args) > maximum:
+			return fmt.Errorf("%s takes at most %d arguments (see %s --help)", cmd.Name(), maximum, cmd.CommandPath())
+		case slices.Contains(args, ""):
+			return fmt.Errorf("%s: an image's name is never empty", cmd.Name())
+		}
+		return nil
 	}
-	return nil
 }
 
 // forEachImage does something with every image that is named, also when it failed for one before.
@@ -128,6 +137,20 @@ func findImage(store *image.Store, name string) (*image.Image, error) {
 	return nil, fmt.Errorf("no image %s in the store; machinectl-lite list-images shows what there is", ref)
 }
 
+// storedName is the name in full of what findImage finds, and of an image whose record can't be read.
+func storedName(store *image.Store, name string) (image.Reference, error) {
+	if ref, err := image.ParseReference(name); err == nil {
+		if _, err := os.Lstat(store.RecordPath(ref)); err == nil {
+			return ref, nil
+		}
+	}
+	img, err := findImage(store, name)
+	if err != nil {
+		return image.Reference{}, err
+	}
+	return img.Reference, nil
+}
+
 // minID is how many digits of a digest may stand for it.
 const minID = 4
 
@@ -140,18 +163,25 @@ func matches(img *image.Image, name string) bool {
 	return len(hex) >= minID && (strings.HasPrefix(img.ConfigDigest.Hex(), hex) || strings.HasPrefix(img.ManifestDigest.Hex(), hex))
 }
 
-// completeImages offers the names of the stored images.
-func completeImages(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	store, err := image.Open(storeRoot)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+// completeImages offers the names of the stored images for the first maximum arguments, -1 for all.
+func completeImages(maximum int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if maximum >= 0 && len(args) >= maximum {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		store, err := image.Open(storeRoot)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		images, _ := store.Images()
+		var names []string
+		for _, img := range images {
+			if name := img.Reference.String(); !slices.Contains(args, name) {
+				names = append(names, name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	images, _ := store.Images()
-	var names []string
-	for _, img := range images {
-		names = append(names, img.Reference.String())
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // trustWords says why an image was accepted.

@@ -130,7 +130,12 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		verbs []*cobra.Command
 	}{
 		{"Machine verbs:", []*cobra.Command{listCommand(), statusCommand(), terminateCommand()}},
-		{"Image verbs:", []*cobra.Command{listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(), pullOCICommand(), importOCICommand(), trustCommand()}},
+		{"Image verbs:", []*cobra.Command{
+			pullOCICommand(), importOCICommand(),
+			listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(),
+			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(),
+			trustCommand(),
+		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
 		for _, verb := range group.verbs {

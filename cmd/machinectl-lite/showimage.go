@@ -30,7 +30,7 @@ func imageStatusCommand() *cobra.Command {
 An image's NAME may be the end of its name, or the first digits of its ID or digest.`,
 		Example: `  machinectl-lite image-status registry.example/team/web:1
   machinectl-lite image-status web`,
-		ValidArgsFunction: completeImages,
+		ValidArgsFunction: completeImages(-1),
 		RunE: func(_ *cobra.Command, names []string) (err error) {
 			out := openOutput(options.noPager)
 			defer func() { err = errors.Join(err, out.close()) }()
@@ -62,7 +62,7 @@ has too are called as there. Properties without a value are shown with --all.`,
 		Example: `  machinectl-lite show-image web
   machinectl-lite show-image -P ManifestDigest web
   machinectl-lite show-image --property=TrustKind,Signer web`,
-		ValidArgsFunction: completeImages,
+		ValidArgsFunction: completeImages(-1),
 		RunE: func(_ *cobra.Command, names []string) error {
 			flags.join()
 			if len(names) == 0 {
@@ -236,7 +236,11 @@ func (d imageDetails) format(now time.Time) string {
 	lines("Platform", d.platform())
 	lines("Digest", string(d.ManifestDigest))
 	lines("ID", d.ConfigDigest.Hex())
-	lines("RO", "writable")
+	if d.ReadOnly {
+		lines("RO", "read-only")
+	} else {
+		lines("RO", "writable")
+	}
 	when("Created", d.created)
 	when("Modified", d.Pulled)
 	lines("Usage", fmt.Sprintf("%s (exclusive: %s)", bytesWords(d.Size), bytesWords(d.exclusive)))
@@ -278,7 +282,7 @@ func (d imageDetails) properties() []property {
 		{"Name", d.Reference.String()},
 		{"Path", d.path},
 		{"Type", imageType},
-		{"ReadOnly", yesNo(false)},
+		{"ReadOnly", yesNo(d.ReadOnly)},
 		{"CreationTimestamp", timestamp(d.created)},
 		{"ModificationTimestamp", timestamp(d.Pulled)},
 		{"Usage", strconv.FormatInt(d.Size, 10)},
@@ -308,8 +312,8 @@ With --raw, show an image's manifest just as it was signed; with --config, its c
 		Example: `  machinectl-lite inspect-image web
   machinectl-lite inspect-image --format '{{.Digest}} {{.Config.User}}' web
   machinectl-lite inspect-image --raw web | sha256sum`,
-		Args:              imageNames,
-		ValidArgsFunction: completeImages,
+		Args:              imageNames(1, -1),
+		ValidArgsFunction: completeImages(-1),
 		RunE: func(_ *cobra.Command, names []string) error {
 			var layout *template.Template
 			if format != "" {

@@ -80,6 +80,9 @@ Exit status:
 			o.entrypointSet = c.Flags().Changed("entrypoint")
 			var err error
 			*status, err = run(context.Background(), o)
+			for errors.Is(err, image.ErrChanged) { // by a pull at the same time: what it stored is what is meant
+				*status, err = run(context.Background(), o)
+			}
 			return err
 		},
 	}

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
 	"nspawnd/network"
 	"nspawnd/units"
-
-	"golang.org/x/sys/unix"
 )
 
 // rootTree is a machine's root file system while its client holds it.
@@ -29,7 +27,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, dryRun 
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
-		if err = store.SweepMachines(hasUnit, discard); err != nil {
+		if err = store.SweepMachines(machinedir.HasUnit, machinedir.Discard); err != nil {
 			return nil, err
 		}
 		if t.lock, err = store.NewMachine(m.Name); err != nil {
@@ -40,7 +38,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, dryRun 
 	}
 	m.Dir = filepath.Join(store.Machines(), run)
 	if dryRun || !takesDescriptor(m.Manager) {
-		m.Root = mountPath(run)
+		m.Root = machinedir.MountPath(run)
 	}
 	if err := t.fill(store, img, m, dryRun); err != nil {
 		t.release()
@@ -57,6 +55,11 @@ func takesDescriptor(manager int) bool {
 
 func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) error {
 	var err error
+	if !dryRun {
+		if err := store.Claim(img, t.dir); err != nil {
+			return err
+		}
+	}
 	if t.mount, err = store.Mount(img, t.dir); err != nil {
 		return err
 	}
@@ -162,26 +165,7 @@ func (t *rootTree) release() {
 		return
 	}
 	if !t.kept {
-		discard(t.dir)
+		machinedir.Discard(t.dir)
 	}
 	t.lock.Close()
-}
-
-// mountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
-func mountPath(dir string) string { return filepath.Join("/run/nspawnd", filepath.Base(dir)) }
-
-// discard removes a machine's mount, if it has one, and its directory. What can't be removed now the next sweep finds.
-func discard(dir string) {
-	_ = unix.Unmount(mountPath(dir), unix.MNT_DETACH)
-	_ = os.Remove(mountPath(dir))
-	_ = os.RemoveAll(dir)
-}
-
-// hasUnit says whether a companion unit owns a machine's directory. The manager keeps the text of transient units in files as long as
-// they are loaded; to look is cheaper than to ask for each machine.
-func hasUnit(dir string) bool {
-	base := filepath.Base(dir)
-	name := strings.TrimSuffix(base, filepath.Ext(base))
-	text, err := os.ReadFile("/run/systemd/transient/" + units.CompanionName(name))
-	return err == nil && strings.Contains(string(text), "/"+base)
 }

@@ -257,6 +257,9 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 		return nil, nil, err
 	}
 	img, err := store.Image(ref)
+	if errors.Is(err, image.ErrNotFound) { // removed again
+		err = image.ErrChanged
+	}
 	return img, store, err
 }
 

@@ -111,6 +111,9 @@ type pull struct {
 }
 
 func (p *pull) run(ctx context.Context) (*image.Image, error) {
+	if err := p.store.CheckWritable(p.ref); err != nil {
+		return nil, err
+	}
 	rules, err := p.rules()
 	if err != nil {
 		return nil, err
@@ -151,7 +154,12 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	configBlob, err := p.config(ctx, config)
+	writer, err := p.store.Writer()
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	configBlob, err := p.config(ctx, writer, config)
 	if err != nil {
 		return nil, err
 	}
@@ -166,11 +174,6 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 		return nil, fmt.Errorf("manifest has %d layers, configuration %d", len(layers), len(img.Layers))
 	}
 
-	writer, err := p.store.Writer()
-	if err != nil {
-		return nil, err
-	}
-	defer writer.Close()
 	blobs := append(signatures, configBlob, m.blob)
 	if m.list != nil {
 		blobs = append(blobs, m.list)
@@ -308,19 +311,18 @@ func (p *pull) parts(m *chosenManifest) (config types.BlobInfo, layers []types.B
 }
 
 // config gives the image's configuration, from the store if it is there.
-func (p *pull) config(ctx context.Context, info types.BlobInfo) ([]byte, error) {
-	if data, err := p.store.Blob(image.Digest(info.Digest)); err == nil {
-		return data, nil
-	}
+func (p *pull) config(ctx context.Context, writer *image.Writer, info types.BlobInfo) ([]byte, error) {
 	if info.Size > image.MaxBlob {
 		return nil, fmt.Errorf("image configuration of %d bytes, more than %d", info.Size, image.MaxBlob)
 	}
-	blob, err := p.openBlob(ctx, info)
-	if err != nil {
-		return nil, err
-	}
-	defer blob.Close()
-	return io.ReadAll(blob)
+	return writer.FetchBlob(ctx, image.Digest(info.Digest), func() ([]byte, error) {
+		blob, err := p.openBlob(ctx, info)
+		if err != nil {
+			return nil, err
+		}
+		defer blob.Close()
+		return io.ReadAll(blob)
+	})
 }
 
 func (p *pull) checkPlatform(got image.Platform) error {

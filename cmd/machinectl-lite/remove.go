@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"nspawnd/cmd/internal/machinedir"
+	"nspawnd/cmd/internal/printable"
+	"nspawnd/image"
+)
+
+func removeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME...",
+		Short: "Remove images",
+		Long: `Remove images from the store, and then all that no other image, no machine and no pull in progress needs any more. Says what was
+removed and how many bytes that freed.
+
+An image that a machine uses is not removed, except for one of several names of it. Neither is one that is marked read-only. Each NAME is
+tried, also when it failed for one before.`,
+		Example: `  machinectl-lite remove registry.example/team/web:1
+  machinectl-lite remove --json=pretty registry.example/team/web:1 registry.example/team/web:2`,
+		Args:              imageNames(1, -1),
+		ValidArgsFunction: completeImages(-1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			store, err := image.Open(storeRoot)
+			if err != nil {
+				return err
+			}
+			var failed failures
+			var refs []image.Reference
+			for _, name := range names {
+				ref, err := storedName(store, name)
+				if err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				if !slices.Contains(refs, ref) {
+					refs = append(refs, ref)
+				}
+			}
+			removed, err := sweepMachines(store)
+			if err != nil {
+				return err
+			}
+			rest, errs := store.Remove(cmd.Context(), refs)
+			failed = append(failed, errs...)
+			if err := showRemoved(append(removed, rest...)); err != nil || failed == nil {
+				return err
+			}
+			return failed
+		},
+	}
+}
+
+func cleanCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "clean",
+		Short: "Remove what no image and no machine needs",
+		Long: `Remove from the store what no image, no machine and no pull in progress needs: layers and blobs of images that were replaced or
+half pulled, directories of machines that are gone, files of commands that were killed. With --all, also every image that no machine
+uses, unless it is marked read-only. Says what was removed and how many bytes that freed.
+
+It can run at any time, beside pulls and starts.`,
+		Example: `  machinectl-lite clean
+  machinectl-lite clean --all
+  machinectl-lite clean --json=short`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := image.Open(storeRoot)
+			if err != nil {
+				return err
+			}
+			removed, err := sweepMachines(store)
+			if err != nil {
+				return err
+			}
+			rest, err := store.Clean(cmd.Context(), options.all)
+			if showErr := showRemoved(append(removed, rest...)); showErr != nil {
+				return showErr
+			}
+			return err
+		},
+	}
+}
+
+// sweepMachines removes what is left of machines whose unit is gone.
+func sweepMachines(store *image.Store) (removed []image.Removed, err error) {
+	err = store.SweepMachines(machinedir.HasUnit, func(dir string) {
+		removed = append(removed, image.Removed{Kind: "machine", Name: filepath.Base(dir), Size: image.DiskUsage(dir)})
+		machinedir.Discard(dir)
+	})
+	return removed, err
+}
+
+// showRemoved says what is gone: as JSON each thing, for people the images and a sum.
+func showRemoved(removed []image.Removed) error {
+	if options.jsonLayout() != "" {
+		t := table{header: []string{"TYPE", "NAME", "SIZE"}}
+		for _, r := range removed {
+			t.rows = append(t.rows, []string{r.Kind, r.Name, strconv.FormatInt(r.Size, 10)})
+		}
+		return t.show("")
+	}
+	_, err := fmt.Print(removedWords(removed))
+	return err
+}
+
+func removedWords(removed []image.Removed) string {
+	var words strings.Builder
+	var kinds, counts []string
+	var bytes int64
+	for _, r := range removed {
+		if r.Kind == "image" {
+			fmt.Fprintf(&words, "Removed image '%s'\n", printable.Line(r.Name))
+		}
+		if !slices.Contains(kinds, r.Kind) {
+			kinds = append(kinds, r.Kind)
+		}
+		bytes += r.Size
+	}
+	for _, kind := range kinds {
+		n := 0
+		for _, r := range removed {
+			if r.Kind == kind {
+				n++
+			}
+		}
+		if n != 1 {
+			kind += "s"
+		}
+		counts = append(counts, fmt.Sprintf("%d %s", n, kind))
+	}
+	if counts == nil {
+		return ""
+	}
+	fmt.Fprintf(&words, "Freed %s: %s\n", bytesWords(bytes), strings.Join(counts, ", "))
+	return words.String()
+}
