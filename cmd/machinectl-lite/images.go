@@ -134,7 +134,7 @@ func findImage(store *image.Store, name string) (*image.Image, error) {
 	case err != nil:
 		return nil, err
 	}
-	return nil, fmt.Errorf("no image %s in the store; machinectl-lite list-images shows what there is", ref)
+	return nil, fmt.Errorf("image %s: %w; machinectl-lite list-images shows what is there", ref, image.ErrNotFound)
 }
 
 // storedName is the name in full of what findImage finds, and of an image whose record can't be read.

@@ -139,7 +139,7 @@ func TestFindImage(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"x": "no image docker.io/library/x:latest in the store", "e3b": "no image", "o/x:1": "no image", "X:1": "",
+		"x": "image docker.io/library/x:latest: not in the store", "e3b": "not in", "o/x:1": "not in", "X:1": "",
 	} {
 		if got, err := findImage(store, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v", name, got, err)

@@ -25,7 +25,7 @@ func TestShowImages(t *testing.T) {
 			outcome{"machinectl-lite inspect-image --raw redis | sha256sum | cut -d' ' -f1", 0, strings.TrimPrefix(digest, "sha256:") + "\n", ""},
 			outcome{"machinectl-lite inspect-image --format '{{.Digest}} {{json .Config.Cmd}}' redis nginx | head -n 1", 0, digest + " [\"redis-server\"]\n", ""},
 			outcome{"machinectl-lite inspect-image --format '{{.Nothing}}' redis", 1, "", "/Nothing/"},
-			outcome{"machinectl-lite image-status nothing redis", 1, "/demo/redis/", "/^machinectl-lite: no image docker.io/library/nothing:latest in the store; .*list-images.*\n$/"},
+			outcome{"machinectl-lite image-status nothing redis", 1, "/demo/redis/", "/^machinectl-lite: image docker.io/library/nothing:latest: not in the store; .*list-images.*\n$/"},
 			outcome{"machinectl-lite inspect-image", 1, "", "/no image named/"},
 			outcome{"machinectl-lite __complete image-status '' 2>/dev/null | grep demo/", 0, RegistryAddress + "/demo/nginx:latest\n" + RegistryAddress + "/demo/redis:latest\n", ""},
 		)
