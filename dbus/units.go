@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"nspawnd/units"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // callTimeout bounds a call that only asks; it is sd-bus's own default.
@@ -41,6 +43,7 @@ type Unit struct {
 	ControlGroup string
 	MainPID      uint32
 	Started      time.Time
+	job          dbus.ObjectPath // "/" if none
 }
 
 // Unit asks for a unit of any type.
@@ -58,6 +61,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.MainPID, _ = values["MainPID"].(uint32)
 	started, _ := values["InactiveExitTimestamp"].(uint64)
 	u.Started = time.UnixMicro(int64(started))
+	if job, ok := values["Job"].([]any); ok && len(job) == 2 { // its number and its path
+		u.job, _ = job[1].(dbus.ObjectPath)
+	}
 	return u, nil
 }
 
@@ -69,6 +75,38 @@ func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bo
 	}
 	u, err := c.Unit(ctx, service)
 	return u, err == nil && slices.Contains(running, u.ActiveState)
+}
+
+// AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
+func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
+	signals := make(chan *dbus.Signal, 64)
+	c.Bus.Signal(signals)
+	defer c.Bus.RemoveSignal(signals)
+	// Units that go and, for one that is restarted after all, jobs.
+	changes := fmt.Sprintf("type='signal',sender='%s',interface='%s'", managerName, managerInterface)
+	if c.Bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, changes).Err != nil {
+		return
+	}
+	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, changes)
+	_ = c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0).Err // or we have already
+	for c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) {
+		select {
+		case <-signals:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ends says whether the unit of our machine of that name stops or does not run, and is not about to.
+func (c *Conn) ends(ctx context.Context, machine string) bool {
+	u, err := c.Unit(ctx, units.ServiceName(machine))
+	if err != nil {
+		return isError(err, noSuchUnit)
+	}
+	var job string // none: it is done, or there was none
+	_ = c.Bus.Object(managerName, u.job).CallWithContext(ctx, getProperty, 0, managerName+".Job", "JobType").Store(&job)
+	return job == "stop" || job == "" && slices.Contains([]string{"deactivating", "inactive", "failed"}, u.ActiveState)
 }
 
 // Process is a process of a unit.

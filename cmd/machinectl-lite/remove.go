@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +46,7 @@ tried, also when it failed for one before.`,
 					refs = append(refs, ref)
 				}
 			}
-			removed, err := sweepMachines(store)
+			removed, err := sweepMachines(cmd.Context(), store)
 			if err != nil {
 				return err
 			}
@@ -76,7 +78,7 @@ It can run at any time, beside pulls and starts.`,
 			if err != nil {
 				return err
 			}
-			removed, err := sweepMachines(store)
+			removed, err := sweepMachines(cmd.Context(), store)
 			if err != nil {
 				return err
 			}
@@ -89,13 +91,35 @@ It can run at any time, beside pulls and starts.`,
 	}
 }
 
-// sweepMachines removes what is left of machines whose unit is gone.
-func sweepMachines(store *image.Store) (removed []image.Removed, err error) {
+// sweepMachines removes what is left of machines whose unit is gone. Those that have just ended it gives the time to be gone: they would
+// still keep their images.
+func sweepMachines(ctx context.Context, store *image.Store) (removed []image.Removed, err error) {
+	awaitEnded(ctx, store)
 	err = store.SweepMachines(machinedir.HasUnit, func(dir string) {
 		removed = append(removed, image.Removed{Kind: "machine", Name: filepath.Base(dir), Size: image.DiskUsage(dir)})
 		machinedir.Discard(dir)
 	})
 	return removed, err
+}
+
+// awaitEnded waits until the companion units of machines that end, or have just ended, have cleaned up. Without a bus there are none.
+func awaitEnded(ctx context.Context, store *image.Store) {
+	dirs, _ := filepath.Glob(filepath.Join(store.Machines(), "*"))
+	if len(dirs) == 0 {
+		return
+	}
+	host, err := connect(ctx)
+	if err != nil {
+		return
+	}
+	defer host.close()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second) // a payload has 10 by default
+	defer cancel()
+	for _, dir := range dirs {
+		if machinedir.HasUnit(dir) {
+			host.systemd.AwaitEnd(ctx, machinedir.Name(dir)) // one that does not end keeps its image
+		}
+	}
 }
 
 // showRemoved says what is gone: as JSON each thing, for people the images and a sum.

@@ -3,6 +3,8 @@ package vm
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,7 +28,7 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{verb("clone " + tiny + " localhost/tool"), 1, "", "/: the name localhost/tool:latest is taken; to free it: machinectl-lite remove localhost/tool:latest\n$/"},
 			outcome{verb("tag " + redis + " localhost/kept:1"), 1, "", "/: localhost/kept:1: is marked read-only; to let it change: machinectl-lite read-only localhost/kept:1 false\n$/"},
 			outcome{verb("rename localhost/tool localhost/renamed:1") + " && " + stored, 0, "localhost/kept:1\nlocalhost/renamed:1\n" + redis + ":latest\n" + tiny + ":latest\n", ""},
-			outcome{verb("rename localhost/tool localhost/x"), 1, "", "machinectl-lite: image localhost/tool:latest: not in the store\n"},
+			outcome{verb("rename localhost/tool localhost/x"), 1, "", "machinectl-lite: no image localhost/tool:latest in the store; machinectl-lite list-images shows what there is\n"},
 			outcome{verb("tag " + tiny + " x@sha256:" + strings.Repeat("0", 64)), 1, "", "/has a digest.*give it a tag\n$/"},
 			// The proof stays that of the name it was pulled by.
 			outcome{"jq -r '.source, .trust.kind' /var/lib/nspawnd/images/localhost/renamed:1.json", 0, tiny + ":latest\nsigstoreSigned\n", ""},
@@ -41,7 +43,7 @@ func TestStoreVerbs(t *testing.T) {
 
 			// Remove: each name is tried.
 			outcome{verb("remove localhost/none localhost/renamed:1 Bad"), 1, "/^Removed image 'localhost/renamed:1'\nFreed [0-9.]+K: 1 image\n$/",
-				"/^machinectl-lite: image name \"Bad\": .*\nmachinectl-lite: image localhost/none:latest: not in the store\n$/"},
+				"/^machinectl-lite: no image localhost/none:latest in the store; .*\nmachinectl-lite: image name \"Bad\": .*\n$/"},
 			outcome{"nspawnd-run -d --name web " + redis, 0, "web\n", ""},
 			outcome{verb("remove " + redis), 1, "", "machinectl-lite: image " + redis + ":latest: machine web uses it; to end that: machinectl-lite terminate web\n"},
 
@@ -50,7 +52,9 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{verb("clean --all"), 0, "/^Removed image '" + tiny + ":latest'\nFreed [0-9.]+K: 1 image\n$/", ""},
 			outcome{stored, 0, "localhost/kept:1\n" + redis + ":latest\n", ""},
 			outcome{"rm /var/lib/nspawnd/images/" + redis + ":latest.json; " + verb("clean"), 0, "", ""},
-			outcome{verb("terminate web") + "; await sh -c '! ls -d /var/lib/nspawnd/machines/* >/dev/null 2>&1'; " + verb("clean --json=short"), 0, "/^\\[\\{\"type\":\"blob\",\"name\":\"sha256:.*\"type\":\"layer\",\"name\":\"sha256:.*\",\"size\":\"[0-9]{7,}\"\\}\\]\n$/", ""},
+			// What a machine had that has just ended goes with it.
+			outcome{verb("terminate web") + "; " + verb("clean --json=short"), 0, "/^\\[\\{\"type\":\"blob\",\"name\":\"sha256:.*\"type\":\"layer\",\"name\":\"sha256:.*\",\"size\":\"[0-9]{7,}\"\\}\\]\n$/", ""},
+			outcome{"for i in 1 2 3 4 5; do nspawnd-run --entrypoint true " + nginx + " >/dev/null && " + verb("remove "+nginx) + " >/dev/null || exit; done", 0, "", ""},
 			// The directory of a machine whose unit is gone.
 			outcome{"mkdir -p /var/lib/nspawnd/machines/dead.1/upper; cp /var/lib/nspawnd/images/localhost/kept:1.json /var/lib/nspawnd/machines/dead.1/image.json; " + verb("clean"), 0, "/^Freed [0-9.]+K: 1 machine\n$/", ""},
 			// Damage.
@@ -64,7 +68,7 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{verb("__complete read-only " + tiny + " '' 2>/dev/null"), 0, "yes\nno\n:4\n", ""},
 			outcome{verb("remove"), 1, "", "machinectl-lite: remove: no image named (see machinectl-lite remove --help)\n"},
 			outcome{verb("clean x"), 1, "", "machinectl-lite: clean takes no argument (see machinectl-lite clean --help)\n"},
-			outcome{verb("--root /no/such clean") + "; " + verb("--root /no/such remove x") + "; ls /no", 2, "", "/: not in the store\n.*ls: /"},
+			outcome{verb("--root /no/such clean") + "; " + verb("--root /no/such remove x") + "; ls /no", 2, "", "/: no image docker.io/library/x:latest in the store; .*\nls: /"},
 		)
 	})
 }
@@ -153,7 +157,7 @@ func TestCleanDuringPullsAndRuns(t *testing.T) {
 				[ "$(nspawnd-run --pull=never $kept echo $i 2>/tmp/err)" = $i ] || { echo "start of what runs $i:"; cat /tmp/err; }
 			done
 			rm /tmp/go; wait $cleaning $removing || true
-			grep -v -e ^Removed -e ^Freed -e 'not in the store$' -e 'machinectl-lite terminate ' /tmp/clean /tmp/remove || true
+			grep -v -e ^Removed -e ^Freed -e ' in the store; ' -e 'machinectl-lite terminate ' /tmp/clean /tmp/remove || true
 			grep -q "^Removed image '$removed'" /tmp/remove || echo "nothing was removed meanwhile"
 			systemctl stop nspawnd-all\\x2dalong
 		`)
@@ -239,7 +243,7 @@ while [ $hits -lt $kills ]; do
 	[ $? != 137 ] || hits=$((hits + 1))
 	whole
 	# What is removed is not there a second time.
-	"${command[@]}" > /tmp/second 2>&1 || grep -q 'not in the store$' /tmp/second || fail "it fails when said again"
+	"${command[@]}" > /tmp/second 2>&1 || grep -q ' in the store; ' /tmp/second || fail "it fails when said again"
 	listing > /tmp/got
 	diff /tmp/want /tmp/got >&2 || fail "something is different"
 	whole
@@ -247,3 +251,55 @@ while [ $hits -lt $kills ]; do
 done
 echo "killed $hits times, of $point, within $((took / 1000)) ms"
 `
+
+// A store on a disk that is full: a pull leaves what was there before, says why in one line, and works when there is space; clean and remove need none.
+func TestDiskFull(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.Registry()
+		names := m.sharedImages(2)
+		// A file system of 40 MiB, made here for Debian's e2fsprogs are not in the lab.
+		disk := filepath.Join(t.TempDir(), "disk")
+		if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-m", "0", disk, "40M").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		m.Copy(disk, "/var/lib/nspawnd/disk")
+		result := m.Script(`
+			one=` + names[0] + ` other=` + names[1] + `
+			mkdir /mnt/disk; mount -o loop /var/lib/nspawnd/disk /mnt/disk; cd /mnt/disk
+			lite() { machinectl-lite --root=/mnt/disk/store "$@"; }
+			pull() { lite pull-oci --quiet --insecure-options=image $1 > /tmp/out 2> /tmp/err; }
+			listing() { find store -printf '%y %P\n' | sort; }
+			space() { rm -f filler; fallocate -l $(($(df --output=avail -B1024 . | tail -n1) - $1))K filler 2>/dev/null || cat /dev/zero > filler 2>/dev/null || true; } # leaves so many KiB
+			pull $one; lite read-only $one
+			listing > /tmp/before
+			failed=0
+			for size in $(seq 0 16 160) $(seq 200 150 8000); do
+				space $size
+				if pull $other; then
+					lite remove $other > /dev/null
+				else
+					failed=$((failed + 1))
+					[ $(wc -l < /tmp/err) = 1 ] && grep -q '^machinectl-lite: .*: no space left on device$' /tmp/err || { echo "with $size KiB it says:"; cat /tmp/err; }
+				fi
+				listing | diff /tmp/before - || echo "with $size KiB something is left"
+			done
+			rm filler
+			pull $other || { echo "with space:"; cat /tmp/err; }
+			nspawnd-run --root=/mnt/disk/store --pull=never $other true
+			[ $failed -ge 20 ] || echo "the disk was full only $failed times"
+
+			# Nothing at all is free.
+			space 0; cat /dev/zero > rest 2>/dev/null || true
+			lite remove $other | grep -q '^Freed [3-9]\.[0-9]M: 1 image, ' || echo "remove freed nothing"
+			listing | diff /tmp/before - || echo "after remove something is left"
+			lite read-only $one no
+			space 0; cat /dev/zero > rest 2>/dev/null || true
+			lite clean --all | grep -q '^Freed [3-9]\.[0-9]M: 1 image, ' || echo "clean freed nothing"
+			[ -z "$(find store -type f)" ] || echo "after clean something is left"
+			cd /; umount /mnt/disk; rm /var/lib/nspawnd/disk
+		`)
+		if result.Status != 0 || result.Stdout != "" {
+			t.Errorf("status %d\n%s%s", result.Status, result.Stdout, result.Stderr)
+		}
+	})
+}

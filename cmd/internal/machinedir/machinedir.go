@@ -14,10 +14,14 @@ import (
 // HasUnit says whether a companion unit owns a machine's directory. The manager keeps the text of transient units in files as
 // long as they are loaded; to look is cheaper than to ask for each machine.
 func HasUnit(dir string) bool {
+	text, err := os.ReadFile("/run/systemd/transient/" + units.CompanionName(Name(dir)))
+	return err == nil && strings.Contains(string(text), "/"+filepath.Base(dir))
+}
+
+// Name is that of the machine.
+func Name(dir string) string {
 	base := filepath.Base(dir)
-	name := strings.TrimSuffix(base, filepath.Ext(base))
-	text, err := os.ReadFile("/run/systemd/transient/" + units.CompanionName(name))
-	return err == nil && strings.Contains(string(text), "/"+base)
+	return strings.TrimSuffix(base, filepath.Ext(base))
 }
 
 // MountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
