@@ -57,16 +57,23 @@ type erofsIndex struct {
 	blocks int64           // of content
 }
 
-// writeErofs writes the index of t over a tar of tarSize bytes. The same tree gives the same bytes.
-func writeErofs(w io.Writer, t *tree, tarSize int64) error {
-	x := &erofsIndex{end: erofsSuperblock + erofsSuperSize + erofsDeviceSize, block: map[*node]int64{}}
+// writeErofs writes the index of t over its tar, and a second device of t.sparse bytes for what sparse files have if
+// there are any. The same tree gives the same bytes.
+func writeErofs(w io.Writer, t *tree) error {
+	devices := []int64{t.size}
+	if t.sparse > 0 {
+		devices = append(devices, t.sparse)
+	}
+	x := &erofsIndex{end: erofsSuperblock + erofsSuperSize + int64(len(devices))*erofsDeviceSize, block: map[*node]int64{}}
 	x.place(t.root)
 	x.end = alignUp(x.end, erofsBlock)
 
 	out := &offsetWriter{w: bufio.NewWriterSize(w, 64<<10)}
 	out.padTo(erofsSuperblock)
-	out.write(x.superblock(t.root))
-	out.write(erofsDevice(tarSize))
+	out.write(x.superblock(t.root, len(devices)))
+	for _, size := range devices {
+		out.write(erofsDevice(size))
+	}
 	for _, n := range x.inodes {
 		out.padTo(n.position)
 		out.write(x.inode(n))
@@ -116,7 +123,7 @@ func (x *erofsIndex) place(n *node) {
 	}
 }
 
-func (x *erofsIndex) superblock(root *node) []byte {
+func (x *erofsIndex) superblock(root *node, devices int) []byte {
 	le := binary.LittleEndian
 	b := make([]byte, erofsSuperSize)
 	le.PutUint32(b[0:], erofsMagic)
@@ -126,7 +133,7 @@ func (x *erofsIndex) superblock(root *node) []byte {
 	le.PutUint64(b[16:], uint64(len(x.inodes)))
 	le.PutUint32(b[36:], uint32(x.end/erofsBlock+x.blocks))
 	le.PutUint32(b[80:], erofsIncompatChunked|erofsIncompatDevices)
-	le.PutUint16(b[86:], 1)                                                // devices
+	le.PutUint16(b[86:], uint16(devices))
 	le.PutUint16(b[88:], (erofsSuperblock+erofsSuperSize)/erofsDeviceSize) // their table
 	return b
 }
@@ -154,7 +161,11 @@ func (x *erofsIndex) inode(n *node) []byte {
 		what = uint32(chunkBits-erofsBlockBits) | erofsChunkIndexes
 		tail = make([]byte, alignUp(int64(len(xattrs)), 8)-int64(len(xattrs)), 16)
 		tail = le.AppendUint16(tail, 0)
-		tail = le.AppendUint16(tail, 1) // device
+		device := uint16(1)
+		if n.sparse {
+			device = 2
+		}
+		tail = le.AppendUint16(tail, device)
 		tail = le.AppendUint32(tail, uint32(n.data/erofsBlock))
 	case n.isDir() || n.isLink():
 		size = n.contentSize()

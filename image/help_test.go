@@ -98,6 +98,20 @@ func needMounts(t testing.TB) {
 	}
 }
 
+// eachBackend runs a test with a store of each kind.
+func eachBackend(t *testing.T, f func(t *testing.T, s *Store, w *Writer)) {
+	needMounts(t)
+	for name := range backends {
+		t.Run(name, func(t *testing.T) {
+			s, w := newStore(t)
+			if err := s.SetBackend(name); err != nil {
+				t.Fatal(err)
+			}
+			f(t, s, w)
+		})
+	}
+}
+
 // newStore returns an empty store and a writer for it.
 func newStore(t testing.TB) (*Store, *Writer) {
 	t.Helper()

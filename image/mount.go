@@ -74,7 +74,8 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 		}
 	}()
 	for _, diffID := range img.Layers[img.BaseLayer:] {
-		lower, err := s.backend.lower(s.layerDir(diffID))
+		dir := s.layerDir(diffID)
+		lower, err := backendOf(dir).lower(dir, attach)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", diffID, err)
 		}
@@ -104,10 +105,8 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 		if err := copyAttributes(root, empty); err != nil {
 			return nil, err
 		}
-	}
-	if attach != nil {
-		for _, lower := range lowers {
-			if err := attach(lower); err != nil {
+		if attach != nil {
+			if err := attach(empty); err != nil {
 				return nil, err
 			}
 		}

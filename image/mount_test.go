@@ -15,113 +15,113 @@ import (
 )
 
 func TestMount(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	img := addImage(t, w, "x", makeTar(t, dir("./", 0o711), file("a", "lower"), device("null", tar.TypeChar, 1, 3)))
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	writable := t.TempDir()
-	_, path := mountImage(t, s, img, writable)
-
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
-		t.Error("the mount shows on the host")
-	}
-	if _, err := os.ReadFile(path + "/null"); err == nil {
-		t.Error("a device of the image can be opened")
-	}
-	if err := os.WriteFile(path+"/a", []byte("upper"), 0o644); err != nil {
-		t.Error(err)
-	}
-	if data, _ := os.ReadFile(filepath.Join(writable, "upper", "a")); string(data) != "upper" {
-		t.Errorf("the upper directory has %q", data)
-	}
-	if _, err := s.Mount(img, writable); err == nil {
-		t.Error("two machines have one writable directory")
-	}
-	_, readOnly := mountImage(t, s, img, "")
-	if err := os.WriteFile(readOnly+"/a", nil, 0o644); err == nil {
-		t.Error("a read-only mount was written to")
-	}
-	if data, _ := os.ReadFile(readOnly + "/a"); string(data) != "lower" {
-		t.Errorf("read-only, it has %q", data)
-	}
-	var stat unix.Stat_t
-	for _, root := range []string{path, readOnly} {
-		if err := unix.Stat(root+"/", &stat); err != nil || stat.Mode&0o7777 != 0o711 {
-			t.Errorf("the root has mode %o, %v", stat.Mode, err)
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		img := addImage(t, w, "x", makeTar(t, dir("./", 0o711), file("a", "lower"), device("null", tar.TypeChar, 1, 3)))
+		before, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		writable := t.TempDir()
+		_, path := mountImage(t, s, img, writable)
+
+		if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
+			t.Error("the mount shows on the host")
+		}
+		if _, err := os.ReadFile(path + "/null"); err == nil {
+			t.Error("a device of the image can be opened")
+		}
+		if err := os.WriteFile(path+"/a", []byte("upper"), 0o644); err != nil {
+			t.Error(err)
+		}
+		if data, _ := os.ReadFile(filepath.Join(writable, "upper", "a")); string(data) != "upper" {
+			t.Errorf("the upper directory has %q", data)
+		}
+		if _, err := s.Mount(img, writable); err == nil {
+			t.Error("two machines have one writable directory")
+		}
+		_, readOnly := mountImage(t, s, img, "")
+		if err := os.WriteFile(readOnly+"/a", nil, 0o644); err == nil {
+			t.Error("a read-only mount was written to")
+		}
+		if data, _ := os.ReadFile(readOnly + "/a"); string(data) != "lower" {
+			t.Errorf("read-only, it has %q", data)
+		}
+		var stat unix.Stat_t
+		for _, root := range []string{path, readOnly} {
+			if err := unix.Stat(root+"/", &stat); err != nil || stat.Mode&0o7777 != 0o711 {
+				t.Errorf("the root has mode %o, %v", stat.Mode, err)
+			}
+		}
+	})
 }
 
 func TestMountOfNothing(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	img := addImage(t, w, "scratch")
-	for _, writable := range []string{"", t.TempDir()} {
-		_, path := mountImage(t, s, img, writable)
-		if tree := describe(t, path); len(tree) != 1 || !strings.HasPrefix(tree["."], "0040755 0:0 ") {
-			t.Error(tree)
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		img := addImage(t, w, "scratch")
+		for _, writable := range []string{"", t.TempDir()} {
+			_, path := mountImage(t, s, img, writable)
+			if tree := describe(t, path); len(tree) != 1 || !strings.HasPrefix(tree["."], "0040755 0:0 ") {
+				t.Error(tree)
+			}
 		}
-	}
+	})
 }
 
 func TestMountManyLayers(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	var layers [][]byte
-	for i := range 200 {
-		layers = append(layers, makeTar(t, dir("./", 0o700+int64(i%8)), file(fmt.Sprint(i), ""), file("all", fmt.Sprint(i))))
-	}
-	_, path := mountImage(t, s, addImage(t, w, "many", layers...), t.TempDir())
-	if entries, err := os.ReadDir(path + "/"); err != nil || len(entries) != 201 {
-		t.Error(len(entries), err)
-	}
-	if data, err := os.ReadFile(path + "/all"); string(data) != "199" {
-		t.Error(string(data), err)
-	}
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		var layers [][]byte
+		for i := range 200 {
+			layers = append(layers, makeTar(t, dir("./", 0o700+int64(i%8)), file(fmt.Sprint(i), ""), file("all", fmt.Sprint(i))))
+		}
+		_, path := mountImage(t, s, addImage(t, w, "many", layers...), t.TempDir())
+		if entries, err := os.ReadDir(path + "/"); err != nil || len(entries) != 201 {
+			t.Error(len(entries), err)
+		}
+		if data, err := os.ReadFile(path + "/all"); string(data) != "199" {
+			t.Error(string(data), err)
+		}
+	})
 }
 
 // A whiteout of everything at the top hides the layers below, whatever they are.
 func TestMountOpaqueRoot(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	img := addImage(t, w, "x", makeTar(t, file("below", "")), makeTar(t, file("a", ""), whiteout(".wh..wh..opq")), makeTar(t, file("b", "")))
-	_, path := mountImage(t, s, img, "")
-	if tree := describe(t, path); tree["below"] != "" || tree["a"] == "" || tree["b"] == "" {
-		t.Error(tree)
-	}
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		img := addImage(t, w, "x", makeTar(t, file("below", "")), makeTar(t, file("a", ""), whiteout(".wh..wh..opq")), makeTar(t, file("b", "")))
+		_, path := mountImage(t, s, img, "")
+		if tree := describe(t, path); tree["below"] != "" || tree["a"] == "" || tree["b"] == "" {
+			t.Error(tree)
+		}
+	})
 }
 
 // The way for kernels before 6.15 gives the same, and leaves nothing.
 func TestMountAttached(t *testing.T) {
-	needMounts(t)
-	s, w := newStore(t)
-	img := addImage(t, w, "x", makeTar(t, file("a", "1")), makeTar(t, file("b", "2")))
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mount, err := s.mountAttached(img, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mount.Close()
-	if tree := describe(t, fdPath(mount)); len(tree) != 3 {
-		t.Error(tree)
-	}
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
-		t.Error("a layer shows on the host")
-	}
-	target := t.TempDir()
-	if err := Attach(mount, target); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Unmount(target, unix.MNT_DETACH)
-	if _, err := os.Stat(filepath.Join(target, "a")); err != nil {
-		t.Error(err)
-	}
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		img := addImage(t, w, "x", makeTar(t, file("a", "1")), makeTar(t, file("b", "2")))
+		before, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mount, err := s.mountAttached(img, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mount.Close()
+		if tree := describe(t, fdPath(mount)); len(tree) != 3 {
+			t.Error(tree)
+		}
+		if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
+			t.Error("a layer shows on the host")
+		}
+		target := t.TempDir()
+		if err := Attach(mount, target); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount(target, unix.MNT_DETACH)
+		if _, err := os.Stat(filepath.Join(target, "a")); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestMountErrors(t *testing.T) {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +41,7 @@ const (
 // Store is the directory that images are kept in.
 type Store struct {
 	root    string
-	backend backend
+	backend backend // for new layers; nil is what the host can
 }
 
 // backend keeps the content of layers. A layer has a directory to itself, which has its final name only when create
@@ -47,8 +49,9 @@ type Store struct {
 type backend interface {
 	// create reads a layer's uncompressed tar to its end and keeps it in dir.
 	create(dir string, tar io.Reader) (layerRecord, error)
-	// lower returns the layer in dir as a directory that overlayfs can use as a lower one.
-	lower(dir string) (*os.File, error)
+	// lower returns the layer in dir as a directory that overlayfs can use as a lower one. If that is a detached mount, and attach
+	// is not nil, attach is called with it.
+	lower(dir string, attach func(*os.File) error) (*os.File, error)
 	// open returns the layer's uncompressed tar again, byte for byte.
 	open(dir string) (io.ReadCloser, error)
 	// verify holds all that is in dir, but the content of the tar that open returns and the record, against the tar, which
@@ -69,7 +72,21 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return &Store{root, erofsBackend{}}, nil
+	return &Store{root: root}, nil
+}
+
+// Backends by the name that users know.
+var backends = map[string]backend{"erofs": erofsBackend{}, "dirs": dirsBackend{}}
+
+// SetBackend says how layers are kept that are added from now on: "erofs", "dirs", or "" for the first of these that the host can
+// mount from. A store may have layers of both kinds.
+func (s *Store) SetBackend(name string) error {
+	b, ok := backends[name]
+	if !ok && name != "" {
+		return fmt.Errorf("no backend %q, there are erofs and dirs", name)
+	}
+	s.backend = b
+	return nil
 }
 
 func (s *Store) path(elem ...string) string {
@@ -215,10 +232,11 @@ func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
 // Writer adds to the store. Any number may be at work at the same time, in this process and in others. What a Writer has
 // added stays until it is closed, also if no image needs it yet.
 type Writer struct {
-	store *Store
-	dir   *os.File    // its directory in tmp/, locked
-	full  atomic.Bool // there was no space for something
-	added bool        // an image
+	store   *Store
+	dir     *os.File    // its directory in tmp/, locked
+	full    atomic.Bool // there was no space for something
+	added   bool        // an image
+	backend func() (backend, error)
 }
 
 const writerPrefix = "writer-"
@@ -237,7 +255,30 @@ func (s *Store) Writer() (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return &Writer{store: s, dir: dir}, nil
+	w := &Writer{store: s, dir: dir}
+	w.backend = sync.OnceValues(w.chooseBackend)
+	return w, nil
+}
+
+// chooseBackend finds out what the host can. Whether it mounts EROFS from files depends on the kernel, on its configuration and on the
+// store's file system, and nothing tells but trying.
+func (w *Writer) chooseBackend() (backend, error) {
+	if w.store.backend != nil {
+		return w.store.backend, nil
+	}
+	dir, err := os.MkdirTemp(w.dir.Name(), "probe-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if _, err := (erofsBackend{}).create(dir, bytes.NewReader(nil)); err != nil {
+		return dirsBackend{}, nil
+	}
+	mount, err := erofsBackend{}.lower(dir, nil)
+	if err != nil {
+		return dirsBackend{}, nil
+	}
+	return erofsBackend{}, mount.Close()
 }
 
 // Close ends the writing. If no image came of it, what nothing else needs is removed again, but layers only when the disk is full:
@@ -367,6 +408,10 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	if w.store.HasLayer(diffID) {
 		return nil
 	}
+	backend, err := w.backend()
+	if err != nil {
+		return err
+	}
 	if err := removeContent(dir); err != nil { // of a writer that was killed
 		return err
 	}
@@ -376,16 +421,19 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	}
 	defer tar.Close()
 	hash := sha256.New()
-	record, err := w.store.backend.create(dir, io.TeeReader(tar, hash))
+	record, err := backend.create(dir, io.TeeReader(tar, hash))
 	if err != nil {
 		return err
 	}
 	if got := digestFromSum(hash.Sum(nil)); got != diffID {
 		return fmt.Errorf("its uncompressed content has digest %s", got)
 	}
-	if err := w.probe(dir); err != nil {
+	// That this host can't mount it is found out before there is an image that can't run.
+	lower, err := backend.lower(dir, nil)
+	if err != nil {
 		return err
 	}
+	lower.Close()
 	data, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -400,15 +448,6 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 		return err
 	}
 	return syncDir(w.store.path("layers"))
-}
-
-// probe finds out that this host can't mount a layer before there is an image that can't run.
-func (w *Writer) probe(dir string) error {
-	lower, err := w.store.backend.lower(dir)
-	if err != nil {
-		return err
-	}
-	return lower.Close()
 }
 
 // AddImage stores the record of an image whose layers and blobs are stored; it fills in what follows from them. The error

@@ -2,11 +2,12 @@ package image
 
 import (
 	"archive/tar"
-	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
@@ -24,6 +25,9 @@ const (
 	maxLinksInPath  = 40        // symbolic links in the way to one entry, as in path_resolution(7)
 )
 
+// sparseBlock is what holes in sparse files are multiples of: blocks of the host's file systems.
+const sparseBlock = 4096
+
 // Marks of the image-spec's layer format (layer.md, "Whiteouts").
 const (
 	whiteoutPrefix = ".wh."
@@ -38,11 +42,22 @@ const (
 )
 
 // tree is the content of one layer as its tar describes it: what an unpacker would have made of it in an empty
-// directory, with the data of files left where it is in the tar.
+// directory. What becomes of the data of files is for a keeper to say.
 type tree struct {
 	root    *node
 	entries int
 	text    int
+	size    int64 // of the tar
+	sparse  int64 // bytes that sparse files have together
+	keeper  keeper
+	rest    io.Writer
+}
+
+// keeper is told of each regular file that is not empty while the tar is read; content is what the file has, from its
+// first byte on, and need not be read. Content that is the next n.size bytes of the tar is at n.data there; that of a sparse
+// file is put together from pieces of the tar. Later entries may replace the file: then n.links is 0 in the end.
+type keeper interface {
+	keep(n *node, content io.Reader) error
 }
 
 // node is a file, directory or special file. Hard links are one node below several names.
@@ -53,31 +68,34 @@ type node struct {
 	nsec     uint32
 	links    uint32
 	size     int64  // of a regular file
-	data     int64  // where in the tar its content is
+	data     int64  // where its content is: in the tar, or where the keeper put it
+	sparse   bool   // its content is not one piece of the tar
 	rdev     uint32 // of a device
 	target   string // of a symbolic link
 	xattrs   map[string]string
 
 	// Of a directory.
 	children map[string]*node
-	parent   *node
+	parent   *node // of another file: see nameBelow
 	depth    int
 	opaque   bool     // hides what lower layers have in it
 	hidden   []string // names in it that lower layers may have and that are gone
 	implied  bool     // no entry named it
 
-	position int64 // in the index; 0 is none yet
+	position int64  // in the index; 0 is none yet
+	name     string // see nameBelow
 }
 
 func (n *node) isDir() bool     { return n.mode&unix.S_IFMT == unix.S_IFDIR }
 func (n *node) isRegular() bool { return n.mode&unix.S_IFMT == unix.S_IFREG }
 func (n *node) isLink() bool    { return n.mode&unix.S_IFMT == unix.S_IFLNK }
 
-// readTar builds the tree of a layer from its uncompressed tar. It reads r to its end, also past the end of the archive.
-func readTar(r io.Reader) (*tree, error) {
-	t := &tree{root: &node{mode: unix.S_IFDIR | 0o755, links: 2, children: map[string]*node{}, implied: true}}
+// readTar builds the tree of a layer from its uncompressed tar. It reads r to its end, also past the end of the archive,
+// and in pieces of 512 bytes. The keeper may be nil. All bytes of the tar that are not the content of files in one piece go to rest, if that is not nil.
+func readTar(r io.Reader, k keeper, rest io.Writer) (*tree, error) {
+	t := &tree{root: &node{mode: unix.S_IFDIR | 0o755, links: 2, children: map[string]*node{}, implied: true}, keeper: k, rest: rest}
 	t.root.parent = t.root
-	counted := &countingReader{r: bufio.NewReaderSize(r, 256<<10)}
+	counted := &countingReader{r: r, copy: rest}
 	archive := tar.NewReader(counted)
 	for {
 		header, err := archive.Next()
@@ -87,41 +105,42 @@ func readTar(r io.Reader) (*tree, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading tar: %w", err)
 		}
-		// The reader has taken the headers and not one byte more: the entry's data begins here.
-		if err := t.add(header, counted.n); err != nil {
+		if err := t.add(header, archive, counted); err != nil {
 			return nil, fmt.Errorf("entry %q: %w", header.Name, err)
 		}
 	}
 	if _, err := io.Copy(io.Discard, counted); err != nil {
 		return nil, fmt.Errorf("reading tar: %w", err)
 	}
+	t.size = counted.n
 	t.applyWhiteouts(t.root)
 	return t, nil
 }
 
 type countingReader struct {
-	r *bufio.Reader
-	n int64
+	r    io.Reader
+	n    int64
+	copy io.Writer // of what is read, if not nil
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	if c.copy != nil {
+		if _, err := c.copy.Write(p[:n]); err != nil {
+			return n, err
+		}
+	}
 	if c.n > maxLayerSize {
 		return n, fmt.Errorf("layer larger than %d GiB", maxLayerSize>>30)
 	}
 	return n, err
 }
 
-// add enters one entry; data is the offset of its content.
-func (t *tree) add(h *tar.Header, data int64) error {
+// add enters one entry, whose data comes next from the tar.
+func (t *tree) add(h *tar.Header, content io.Reader, from *countingReader) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil // as Go's and therefore everybody's unpacker does
-	}
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return errSparse
-		}
 	}
 	parent, name, err := t.place(h.Name)
 	if err != nil {
@@ -133,7 +152,8 @@ func (t *tree) add(h *tar.Header, data int64) error {
 	if h.Typeflag == tar.TypeLink {
 		return t.link(parent, name, h.Linkname)
 	}
-	n, err := t.newNode(h, data)
+	// The reader has taken the headers and not one byte more: the entry's data begins here.
+	n, err := t.newNode(h, from.n)
 	if err != nil {
 		return err
 	}
@@ -148,10 +168,32 @@ func (t *tree) add(h *tar.Header, data int64) error {
 		old.become(n)
 		return nil
 	}
-	return t.put(parent, name, n)
+	if err := t.put(parent, name, n); err != nil {
+		return err
+	}
+	if n.size == 0 || t.keeper == nil {
+		return nil
+	}
+	if !n.sparse {
+		from.copy = nil
+	}
+	err = t.keeper.keep(n, content)
+	from.copy = t.rest
+	return err
 }
 
-var errSparse = errors.New("sparse files can't be mapped from the tar")
+// isSparse says whether a file's content in the tar lacks its holes.
+func isSparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
 
 // newNode makes a node of an entry's header.
 func (t *tree) newNode(h *tar.Header, data int64) (*node, error) {
@@ -167,9 +209,14 @@ func (t *tree) newNode(h *tar.Header, data int64) (*node, error) {
 		links: 1,
 	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeCont:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		n.mode |= unix.S_IFREG
-		n.size, n.data = h.Size, data
+		n.size, n.data, n.sparse = h.Size, data, isSparse(h)
+		if n.sparse {
+			if t.sparse += alignUp(n.size, sparseBlock); n.size > maxLayerSize || t.sparse > maxLayerSize {
+				return nil, fmt.Errorf("sparse files of more than %d GiB in the layer", maxLayerSize>>30)
+			}
+		}
 	case tar.TypeDir:
 		n.mode |= unix.S_IFDIR
 		n.links, n.children = 2, map[string]*node{}
@@ -193,19 +240,17 @@ func (t *tree) newNode(h *tar.Header, data int64) (*node, error) {
 			return nil, fmt.Errorf("device %d:%d out of range", h.Devmajor, h.Devminor)
 		}
 		n.rdev = encodeDevice(uint32(h.Devmajor), uint32(h.Devminor))
-	case tar.TypeGNUSparse:
-		return nil, errSparse
 	default:
 		return nil, fmt.Errorf("unknown type %q", h.Typeflag)
 	}
-	if err := n.setXattrs(h.PAXRecords); err != nil {
+	if err := n.takeXattrs(h.PAXRecords); err != nil {
 		return nil, err
 	}
 	return n, t.count(0, len(n.target)+xattrsSize(n.xattrs))
 }
 
-// setXattrs takes what EROFS can hold. Other attributes (macOS's, for one) no Linux file system can.
-func (n *node) setXattrs(pax map[string]string) error {
+// takeXattrs takes what Linux can hold on such a file. Other attributes (macOS's, for one) no Linux file system can.
+func (n *node) takeXattrs(pax map[string]string) error {
 	for key, value := range pax {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
 		if !ok {
@@ -218,19 +263,80 @@ func (n *node) setXattrs(pax map[string]string) error {
 		if _, suffix, ok := xattrIndex(name); !ok || name == "security.selinux" || len(suffix) > maxXattrName {
 			continue
 		}
-		if len(value) > maxXattrValue {
+		switch {
+		case strings.HasPrefix(name, "user.") && !n.isRegular() && !n.isDir(),
+			name == xattrACL && n.isLink(), name == xattrDefaultACL && !n.isDir():
+			continue // xattr(7), acl(5): not for this type of file
+		case len(value) > maxXattrValue:
 			return fmt.Errorf("attribute %q is larger than %d bytes", name, maxXattrValue)
+		case name == xattrACL || name == xattrDefaultACL:
+			var mode uint32
+			var err error
+			if value, mode, err = parseACL(value); err != nil {
+				return fmt.Errorf("attribute %q: %w", name, err)
+			}
+			if name == xattrACL {
+				n.mode = n.mode&^0o777 | mode
+				if len(value) == aclMinimal {
+					continue // says what the mode says
+				}
+			}
 		}
-		if n.xattrs == nil {
-			n.xattrs = map[string]string{}
-		}
-		n.xattrs[name] = value
+		n.setXattr(name, value)
 	}
 	if size := xattrsSize(n.xattrs); size > maxXattrs {
 		return fmt.Errorf("more than %d bytes of attributes", maxXattrs)
 	}
 	return nil
 }
+
+const (
+	xattrACL        = "system.posix_acl_access"
+	xattrDefaultACL = "system.posix_acl_default"
+	aclMinimal      = 4 + 3*8 // bytes of a list that has no more than a mode
+)
+
+// parseACL refuses an access control list that the kernel would refuse: acl(5), include/uapi/linux/posix_acl_xattr.h. It gives
+// the list as the kernel gives it back, and the permission bits of a file that has it.
+func parseACL(value string) (list string, mode uint32, err error) {
+	const user, group, mask, other = 1, 4, 16, 32 // a named user or group is the next power of two
+	le := binary.LittleEndian
+	b := []byte(value)
+	if len(b) < aclMinimal || len(b)%8 != 4 || le.Uint32(b) != 2 {
+		return "", 0, errACL
+	}
+	var seen, last uint16
+	for entry := range slices.Chunk(b[4:], 8) {
+		tag, perm := le.Uint16(entry), le.Uint16(entry[2:])
+		named := tag == user<<1 || tag == group<<1
+		if bits.OnesCount16(tag) != 1 || tag > other || perm > 7 || tag < last || tag == last && !named || named && le.Uint32(entry[4:]) > maxID {
+			return "", 0, errACL
+		}
+		last = tag
+		seen |= tag
+		if !named {
+			le.PutUint32(entry[4:], maxID+1)
+		}
+		switch tag {
+		case user:
+			mode |= uint32(perm) << 6
+		case group, mask: // the mask comes later and counts
+			mode = mode&^0o070 | uint32(perm)<<3
+		case other:
+			mode |= uint32(perm)
+		}
+	}
+	needs := uint16(user | group | other)
+	if seen&(user<<1|group<<1) != 0 {
+		needs |= mask
+	}
+	if seen&needs != needs {
+		return "", 0, errACL
+	}
+	return string(b), mode, nil
+}
+
+var errACL = errors.New("not a valid access control list")
 
 // place finds the directory that an entry goes to, and the entry's name in it; "" is the root itself. Like an unpacker
 // below chroot(2) it follows symbolic links of the layer and makes directories that are missing.

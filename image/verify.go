@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -64,6 +66,7 @@ func (s *Store) verifyLayer(diffID Digest) error {
 // sameWriter fails unless what is written to it is what r has.
 type sameWriter struct {
 	r   io.Reader
+	n   int64
 	buf []byte
 }
 
@@ -78,6 +81,7 @@ func (s *sameWriter) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.n += int64(len(p))
 	return len(p), nil
 }
 
@@ -89,10 +93,10 @@ func (s *sameWriter) end() error {
 	return errDiffers
 }
 
-// countingWriter counts what is written to it.
-type countingWriter struct{ n int64 }
-
-func (c *countingWriter) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
-	return len(p), nil
+// backendOf is the backend of a layer that is stored in dir.
+func backendOf(dir string) backend {
+	if _, err := os.Lstat(filepath.Join(dir, treeDir)); err == nil {
+		return dirsBackend{}
+	}
+	return erofsBackend{}
 }
