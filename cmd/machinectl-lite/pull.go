@@ -25,6 +25,7 @@ type pullFlags struct {
 	platform string
 	authFile string
 	certDir  string
+	backend  string
 	quiet    bool
 }
 
@@ -56,6 +57,7 @@ is printed.`,
 func (f *pullFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.insecure, "insecure-options", nil, "Checks to leave out, by `name`: image accepts it without a proof of where it comes from")
 	cmd.Flags().StringVar(&f.platform, "platform", "", "Take the image for `OS/ARCH[/VARIANT]` instead of this host's")
+	cmd.Flags().StringVar(&f.backend, "backend", "", "Keep new layers as `erofs` or dirs (default: erofs if this host can mount it from files)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show no progress")
 }
 
@@ -91,6 +93,9 @@ func (f pullFlags) run(get func(*image.Store, fetch.Options) (*image.Image, erro
 	store, err := image.Open(storeRoot)
 	if err != nil {
 		return err
+	}
+	if err := store.SetBackend(f.backend); err != nil {
+		return fmt.Errorf("--backend: %w", err)
 	}
 	if !f.quiet && term.IsTerminal(int(os.Stderr.Fd())) {
 		bars := newProgressBars()
