@@ -29,7 +29,7 @@ deps: ## install the Debian packages that the lab and the VM need (as root)
 	tests/vm/deps.sh
 
 .PHONY: check
-check: lint unit race lab-tests ## run every test: lint, unit, race, lab on systemd 257 and 262, VM (as root)
+check: lint unit race fuzz lab-tests ## run every test: lint, unit, race, fuzz, lab on systemd 257 and 262, VM (as root)
 
 .PHONY: lint
 lint: ## go vet, staticcheck, gofmt, and what must not be linked
@@ -46,6 +46,11 @@ unit: ## unit tests
 .PHONY: race
 race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -race $(GOFLAGS_TEST) $$(go list ./... | grep -v /tests/)
+
+.PHONY: fuzz
+fuzz: ## a minute of fuzzing for each parser, two at a time (as root, or layers are not unpacked)
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | \
+		xargs -P 2 -n 2 sh -c 'go test $(GOFLAGS_TEST) -run "^$$1$$" -fuzz "^$$1$$" -fuzztime 60s -fuzzminimizetime 1s -parallel 1 "$$0" > build/$$1.log 2>&1 || { cat build/$$1.log; exit 255; }; tail -n 1 build/$$1.log'
 
 .PHONY: lab-tests
 lab-tests: build deps

@@ -75,7 +75,7 @@ func makeTar(t testing.TB, entries ...entry) []byte {
 			h.ModTime = time.Unix(1e9, 0)
 		}
 		if err := w.WriteHeader(&h); err != nil {
-			t.Fatalf("%s: %v", h.Name, err)
+			t.Fatalf("%.300q: %v", h.Name, err)
 		}
 		if _, err := io.WriteString(w, e.data); err != nil {
 			t.Fatal(err)
