@@ -50,7 +50,7 @@ race: ## unit tests under the race detector
 .PHONY: fuzz
 fuzz: ## a minute of fuzzing for each parser, two at a time (as root, or layers are not unpacked)
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | \
-		xargs -P 2 -n 2 sh -c 'go test $(GOFLAGS_TEST) -run "^$$1$$" -fuzz "^$$1$$" -fuzztime 60s -fuzzminimizetime 1s -parallel 1 "$$0" > build/$$1.log 2>&1 || { cat build/$$1.log; exit 255; }; tail -n 1 build/$$1.log'
+		xargs -P 2 -n 2 sh -c 'go test $(GOFLAGS_TEST) -run "^$$1$$" -fuzz "^$$1$$" -fuzztime 60s -fuzzminimizetime 50x -parallel 1 "$$0" > build/$$1.log 2>&1 || { cat build/$$1.log; exit 255; }; tail -n 1 build/$$1.log'
 
 .PHONY: lab-tests
 lab-tests: build deps

@@ -38,7 +38,7 @@ func symlink(name, target string) entry {
 }
 
 func hardlink(name, target string) entry {
-	return entry{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}, ""}
+	return entry{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target, Mode: 0o644}, ""}
 }
 
 func device(name string, typeflag byte, major, minor int64) entry {
@@ -71,7 +71,7 @@ func makeTar(t testing.TB, entries ...entry) []byte {
 	for _, e := range entries {
 		h := e.Header
 		h.Size = int64(len(e.data))
-		if h.ModTime.IsZero() {
+		if h.ModTime.IsZero() && h.Typeflag != tar.TypeXGlobalHeader {
 			h.ModTime = time.Unix(1e9, 0)
 		}
 		if err := w.WriteHeader(&h); err != nil {
@@ -178,11 +178,21 @@ func describe(t testing.TB, dir string) map[string]string {
 		t.Fatal(err)
 	}
 	defer root.Close()
+	var parent *os.File
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		path := dir + "/" + name // not cleaned: dir/. is more than dir if dir is a link in /proc
+		// By the directory it is in: the path may be longer than the kernel takes.
+		if above := filepath.Dir(name); parent == nil || parent.Name() != above {
+			if parent != nil {
+				parent.Close()
+			}
+			if parent, err = root.Open(above); err != nil {
+				return err
+			}
+		}
+		path := fdPath(parent) + "/" + filepath.Base(name)
 		var stat unix.Stat_t
 		if err := unix.Lstat(path, &stat); err != nil {
 			return fmt.Errorf("%s: %w", path, err)

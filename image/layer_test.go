@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -26,7 +27,14 @@ const capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00
 
 // nastyLayers is an image that does everything a layer can do to what is below it. All directories are named, except
 // where the name says otherwise.
-func nastyLayers(t testing.TB) [][]byte {
+func nastyLayers(t testing.TB) (layers [][]byte) {
+	for _, entries := range nastyEntries() {
+		layers = append(layers, makeTar(t, entries...))
+	}
+	return layers
+}
+
+func nastyEntries() [][]entry {
 	long := strings.Repeat("l", 255)
 	deep := strings.Repeat("deeper/", 100) + "file"
 	base := []entry{
@@ -97,7 +105,11 @@ func nastyLayers(t testing.TB) [][]byte {
 		dir("etc/", 0o755), file("etc/gone", "back again"),
 		dir("opt/", 0o755), dir("opt/sub/", 0o755), file("opt/sub/newer", "x"),
 	}
-	return [][]byte{makeTar(t, base...), makeTar(t), makeTar(t, change...), makeTar(t, last...)}
+	return [][]entry{base, nil, change, last}
+}
+
+func ociImage(img v1.Image) v1.Image {
+	return mutate.ConfigMediaType(mutate.MediaType(img, types.OCIManifestSchema1), types.OCIConfigJSON)
 }
 
 // unpackWithUmoci is the oracle: it extracts an image by the rules.
@@ -106,7 +118,7 @@ func unpackWithUmoci(t *testing.T, layers [][]byte) (string, error) {
 	if err != nil {
 		t.Skip("needs umoci to compare with")
 	}
-	img := imagetest.AppendLayers(t, mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), layers)
+	img := imagetest.AppendLayers(t, ociImage(empty.Image), layers)
 	scratch := t.TempDir()
 	path, err := layout.Write(filepath.Join(scratch, "oci"), empty.Index)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -73,17 +74,21 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 			lower.Close()
 		}
 	}()
-	for _, diffID := range img.Layers[img.BaseLayer:] {
+	var root *os.File // the layer that has the root directory's attributes
+	for i, diffID := range img.Layers {
+		// overlayfs refuses one directory twice. What a layer says, it says again where it is uppermost.
+		if i < img.BaseLayer || slices.Contains(img.Layers[i+1:], diffID) {
+			continue
+		}
 		dir := s.layerDir(diffID)
 		lower, err := backendOf(dir).lower(dir, attach)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", diffID, err)
 		}
 		lowers = append(lowers, lower)
-	}
-	var root *os.File // the layer that has the root directory's attributes
-	if i := img.RootLayer - img.BaseLayer; i >= 0 {
-		root = lowers[i]
+		if i == img.RootLayer {
+			root = lower
+		}
 	}
 	var upper string
 	if writable != "" {

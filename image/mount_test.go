@@ -83,6 +83,21 @@ func TestMountManyLayers(t *testing.T) {
 	})
 }
 
+// An image may have a layer several times.
+func TestMountLayerTwice(t *testing.T) {
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		layer, hide := makeTar(t, dir("./", 0o711), file("a", "")), makeTar(t, whiteout(".wh.a"), file("b", ""))
+		_, path := mountImage(t, s, addImage(t, w, "x", makeTar(t), layer, makeTar(t), hide, layer, makeTar(t)), "")
+		if tree := describe(t, path); tree["a"] == "" || tree["b"] == "" || !strings.HasPrefix(tree["."], "0040711 ") {
+			t.Error(tree)
+		}
+		_, path = mountImage(t, s, addImage(t, w, "y", layer, hide, layer, hide), "")
+		if tree := describe(t, path); tree["a"] != "" || tree["b"] == "" {
+			t.Error(tree)
+		}
+	})
+}
+
 // A whiteout of everything at the top hides the layers below, whatever they are.
 func TestMountOpaqueRoot(t *testing.T) {
 	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {

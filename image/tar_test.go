@@ -67,6 +67,8 @@ func TestReadTar(t *testing.T) {
 		{"opaque", []entry{whiteout("d/.wh..wh..opq"), dir("d/", 0o755), file("d/x", "")}, "d/(x) opaque"},
 		{"opaque below an unnamed directory", []entry{whiteout("a/b/.wh..wh..opq")}, "a?/(b?/() opaque)"},
 		{"attributes", []entry{file("f", "").xattr("user.a", "1").xattr("com.apple.x", "1").xattr("security.selinux", "1").xattr("system.other", "1").xattr("security.capability", "1")}, "f security.capability user.a"},
+		{"a header for all", []entry{{tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"comment": "x"}}, ""}, file("f", "")}, "f"},
+		{"attributes of what can't have them", []entry{symlink("l", "x").xattr("user.a", "1").xattr(xattrACL, ""), file("f", "").xattr(xattrDefaultACL, "1")}, "f l->x"},
 		{"not all types of attributes", []entry{file("f", "").xattr("user.", "1").xattr("user", "1")}, "f"},
 		{"device", []entry{device("d", tar.TypeChar, 1, 3), device("e", tar.TypeChar, 0xfff, 0xfffff)}, "d dev 103 e dev ffffffff"},
 	} {

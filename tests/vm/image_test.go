@@ -1,9 +1,6 @@
 package vm
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -13,12 +10,7 @@ func TestImageOnOldestKernel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a virtual machine")
 	}
-	tests := filepath.Join(t.TempDir(), "image.test")
-	build := exec.Command("go", "test", "-c", "-o", tests, "../../image")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	tests := imageTests(t)
 	result := VM(t, Trixie, `
 		uname -r
 		modprobe -a overlay erofs
