@@ -23,7 +23,9 @@ import (
 // Which names there are, and what links mean, is decided in memory by readTar, as for the other backend. The content of files is
 // written to files that are numbers while the tar is read. What is made on disk then is made from the root down, each name of one
 // component, in a directory that was just made, by its descriptor: no link is ever followed.
-type dirsBackend struct{}
+type dirsBackend struct {
+	userXattrs bool // for overlays that are mounted with "userxattr"
+}
 
 const (
 	treeDir    = "tree"       // what overlayfs gets
@@ -31,7 +33,7 @@ const (
 	restFile   = "layer.rest" // the tar without the content of files
 )
 
-func (dirsBackend) create(dir string, r io.Reader) (record layerRecord, err error) {
+func (b dirsBackend) create(dir string, r io.Reader) (record layerRecord, err error) {
 	rest, err := createIn(dir, restFile)
 	if err != nil {
 		return record, err
@@ -50,6 +52,9 @@ func (dirsBackend) create(dir string, r io.Reader) (record layerRecord, err erro
 	}
 	if err := restBuffer.Flush(); err != nil {
 		return record, err
+	}
+	if b.userXattrs {
+		t.root.useUserXattrs()
 	}
 	root, err := makeDir(filepath.Join(dir, treeDir))
 	if err != nil {
@@ -74,6 +79,19 @@ func (dirsBackend) create(dir string, r io.Reader) (record layerRecord, err erro
 		return record, fmt.Errorf("syncfs: %w", err)
 	}
 	return t.record(0), nil
+}
+
+// useUserXattrs renames overlayfs's attributes of a directory and all below it.
+func (n *node) useUserXattrs() {
+	for _, name := range []string{xattrOpaque, xattrOrigin} {
+		if value, ok := n.xattrs[name]; ok {
+			delete(n.xattrs, name)
+			n.xattrs[strings.Replace(name, "trusted.", "user.", 1)] = value
+		}
+	}
+	for _, child := range n.children {
+		child.useUserXattrs()
+	}
 }
 
 func makeDir(path string) (*os.File, error) {

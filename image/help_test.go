@@ -179,6 +179,7 @@ func describe(t testing.TB, dir string) map[string]string {
 	}
 	defer root.Close()
 	var parent *os.File
+	defer func() { parent.Close() }()
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

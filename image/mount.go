@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -75,11 +74,8 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 		}
 	}()
 	var root *os.File // the layer that has the root directory's attributes
-	for i, diffID := range img.Layers {
-		// overlayfs refuses one directory twice. What a layer says, it says again where it is uppermost.
-		if i < img.BaseLayer || slices.Contains(img.Layers[i+1:], diffID) {
-			continue
-		}
+	for _, i := range img.shown() {
+		diffID := img.Layers[i]
 		dir := s.layerDir(diffID)
 		lower, err := backendOf(dir).lower(dir, attach)
 		if err != nil {
@@ -178,7 +174,7 @@ func copyAttributes(from, to *os.File) error {
 			return fmt.Errorf("listing attributes: %w", err)
 		}
 		for name := range bytes.SplitSeq(bytes.Trim(names[:n], "\x00"), []byte{0}) {
-			if n == 0 || bytes.HasPrefix(name, []byte("trusted.overlay.")) {
+			if n == 0 || bytes.HasPrefix(name, []byte("trusted.overlay.")) || bytes.HasPrefix(name, []byte("user.overlay.")) {
 				continue
 			}
 			value := make([]byte, 64<<10)

@@ -113,6 +113,16 @@ func TestSameTreesAsPeers(t *testing.T) {
 				mount, mounted := mountImage(t, s, img, "")
 				ours := describe(t, mounted)
 				mount.Close()
+				if _, err := exec.LookPath("systemd-mstack"); err == nil {
+					stack, on := filepath.Join(dir, "it.mstack"), t.TempDir()
+					must(t, "machinectl-lite", "--root="+dir, "export-mstack", full, stack)
+					must(t, "systemd-mstack", "--mount", stack, on)
+					theirs := describe(t, on)
+					must(t, "systemd-mstack", "--umount", on)
+					if diff := cmp.Diff(ours, theirs); diff != "" {
+						t.Errorf("our %s backend has -, systemd's mount of the exported stack +:\n%s", backend, diff)
+					}
+				}
 				for _, diffID := range img.Layers {
 					if err := s.VerifyLayer(diffID); err != nil {
 						t.Error(err)
