@@ -20,9 +20,9 @@ import (
 	"nspawnd/image/internal/imagetest"
 )
 
-// TestSameTreesAsPeers compares the trees of images that machinectl-lite pulled with those that podman and umoci give. It
+// TestTreesBesidePeers compares the trees of images that machinectl-lite pulled with those that podman and umoci give. It
 // runs in the lab, which has them and a registry (tests/vm/trees_test.go); TREES_REGISTRY is its name.
-func TestSameTreesAsPeers(t *testing.T) {
+func TestTreesBesidePeers(t *testing.T) {
 	registry := os.Getenv("TREES_REGISTRY")
 	if registry == "" {
 		t.Skip("needs the lab")

@@ -30,9 +30,9 @@ func TestTreesBesidePeers(t *testing.T) {
 	Suites(t, func(t *testing.T, m *Machine) {
 		registry := m.Registry()
 		m.WriteFile("/var/tmp/image.test", tests, 0o755)
-		result := m.Script("cd /var/tmp && TREES_REGISTRY=" + registry + " ./image.test -test.v -test.run TestSameTreesAsPeers")
+		result := m.Script("cd /var/tmp && TREES_REGISTRY=" + registry + " ./image.test -test.v -test.run TestTreesBesidePeers")
 		t.Logf("%s%s", result.Stdout, result.Stderr)
-		if result.Status != 0 || !strings.Contains(result.Stdout, "--- PASS: TestSameTreesAsPeers") {
+		if result.Status != 0 || !strings.Contains(result.Stdout, "--- PASS: TestTreesBesidePeers") {
 			t.Errorf("status %d", result.Status)
 		}
 	})
