@@ -83,7 +83,7 @@ func TestHostileLayers(t *testing.T) {
 				t.Fatalf("%s: got out:\n%s", layer.name, diff)
 			}
 			entries, err := os.ReadDir(s.path("tmp"))
-			if err != nil || len(entries) > 0 {
+			if err != nil || len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), writerPrefix) {
 				t.Errorf("%s: left over: %v, %v", layer.name, entries, err)
 			}
 		}

@@ -27,12 +27,7 @@ Only the tree is exported. What the image says about its command, user or enviro
 			}
 			return nil
 		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(args) == 0 {
-				return completeImages(cmd, args, word)
-			}
-			return nil, cobra.ShellCompDirectiveFilterDirs
-		},
+		ValidArgsFunction: completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := image.Open(storeRoot)
 			if err != nil {
