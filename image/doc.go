@@ -13,7 +13,9 @@
 // Everything lies below one directory (/var/lib/nspawnd), in plain files that belong to root alone:
 //
 //	blobs/sha256/HEX         manifests, configurations and signatures, by digest
-//	layers/sha256-HEX/       one layer, by DiffID: what its backend keeps of it
+//	layers/sha256-HEX/       one layer, by DiffID: what its backend keeps of it. "erofs" keeps the tar and an EROFS
+//	                         index over it (layer.tar, layer.erofs, and layer.sparse for files with holes), "dirs" a
+//	                         directory (tree/) and the rest of the tar (layer.rest, content/)
 //	images/HOST/PATH:TAG.json, images/HOST/PATH@sha256:HEX.json
 //	                         the record of an image, one per name
 //	machines/NAME.RANDOM/    a machine's writable layer, and a link to the record of the image that it runs on
