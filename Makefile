@@ -2,6 +2,7 @@
 
 PREFIX ?= /usr/local
 SUITE ?= trixie
+FUZZTIME ?= 60s
 export CGO_ENABLED := 0
 GOFLAGS_BUILD := -trimpath -tags containers_image_openpgp -ldflags '-s -w'
 GOFLAGS_TEST := -tags containers_image_openpgp
@@ -49,8 +50,9 @@ race: ## unit tests under the race detector
 
 .PHONY: fuzz
 fuzz: ## a minute of fuzzing for each parser, two at a time (as root, or layers are not unpacked)
+	@mkdir -p build
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | \
-		xargs -P 2 -n 2 sh -c 'go test $(GOFLAGS_TEST) -run "^$$1$$" -fuzz "^$$1$$" -fuzztime 60s -fuzzminimizetime 50x -parallel 1 "$$0" > build/$$1.log 2>&1 || { cat build/$$1.log; exit 255; }; tail -n 1 build/$$1.log'
+		xargs -P 2 -n 2 sh -c 'go test $(GOFLAGS_TEST) -run "^$$1$$" -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x -parallel 1 "$$0" > build/$$1.log 2>&1 || { cat build/$$1.log; exit 255; }; tail -n 1 build/$$1.log'
 
 .PHONY: lab-tests
 lab-tests: build deps
