@@ -28,15 +28,17 @@ type Image struct {
 type Trust struct {
 	Kind TrustKind `json:"kind"`
 	Rule string    `json:"rule,omitempty"` // the file and the prefix or scope in it that decided
-	// Signer is the fingerprint of the key that signed, as "machinectl-lite trust list" shows it.
+	// Signer is the fingerprint of the key that signed, or the identity, as "machinectl-lite trust list" shows it.
 	Signer string `json:"signer,omitempty"`
 	// Signed is the digest that the signatures are for, an index's or the image's own, and Signatures the blobs that hold
-	// them as containers/image's "dir:" does: with them and the manifest the decision can be repeated without the registry.
+	// them, each a sigstore bundle or as containers/image's "dir:" has it: with them and the manifest the decision can be repeated
+	// without the registry.
 	Signed     Digest    `json:"signed,omitempty"`
 	Signatures []Digest  `json:"signatures,omitempty"`
-	Policy     Digest    `json:"policy,omitempty"` // of the rule with its keys, to notice when it changes
 	Time       time.Time `json:"time"`
 	Insecure   []string  `json:"insecure,omitempty"` // checks that the user turned off, by the names of --insecure-options=
+	From       string    `json:"from,omitempty"`     // the files that the image was imported from; "" for a registry
+	Inputs     Inputs    `json:"inputs,omitzero"`    // when these change, the decision has to be made again
 }
 
 // TrustKind is the kind of proof that an image was accepted by.
@@ -44,7 +46,8 @@ type TrustKind string
 
 const (
 	TrustGPG      TrustKind = "signedBy"       // an OpenPGP "simple signing" signature
-	TrustSigstore TrustKind = "sigstoreSigned" // a sigstore signature
+	TrustSigstore TrustKind = "sigstoreSigned" // a sigstore signature by a key
+	TrustKeyless  TrustKind = "keyless"        // a sigstore signature by an identity
 	TrustPolicy   TrustKind = "policy"         // requirements of policy.json that are more than one of these
 	TrustDigest   TrustKind = "digest-pin"     // the user named the digest
 	TrustInsecure TrustKind = "insecure"       // nothing: a rule or --insecure-options=image accepts anything

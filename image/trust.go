@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,14 +21,16 @@ import (
 //		"prefix": "registry.example/team",
 //		"keys": [
 //			{"type": "gpg", "file": "registry.example+team.1f0a….gpg"},
-//			{"type": "sigstore", "file": "/etc/pki/team.pub"}
+//			{"type": "sigstore", "file": "/etc/pki/team.pub"},
+//			{"type": "keyless", "file": "sigstore-root.json", "issuer": "https://accounts.example", "subject": "ci@team.example"}
 //		],
 //		"lookaside": "https://registry.example/signatures"
 //	}
 //
 // The prefix is a host with its port, or a host and the beginning of a path by whole components; "*.example" are all hosts
-// below example, and "*" is every name. One signature by one of the keys is enough. Key files are OpenPGP public keys or
-// PEM public keys; relative names start from the rule's directory. "lookaside" is where GPG signatures are fetched from
+// below example, and "*" is every name. One signature by one of the keys is enough. Key files are OpenPGP public keys,
+// PEM public keys, or, for "keyless", sigstore's trusted_root.json: who may certify identities and which logs count; the
+// certificate must be by this issuer for exactly this subject. Relative names start from the rule's directory. "lookaside" is where GPG signatures are fetched from
 // (containers-registries.d(5)); by default, what registries.d says holds.
 //
 // A file here hides one of the same name in a later directory; an empty one, or a link to /dev/null, hides it without a
@@ -47,7 +50,13 @@ type TrustRule struct {
 type TrustKey struct {
 	Type KeyType `json:"type"`
 	File string  `json:"file"` // absolute in rules that were read
+	// Of [KeyKeyless]: who vouched for the signer's identity (an OIDC issuer), and the identity, an e-mail address or a URI.
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"subject,omitempty"`
 }
+
+// Identity is how a key without a fingerprint is shown.
+func (k TrustKey) Identity() string { return k.Subject + " (" + k.Issuer + ")" }
 
 // KeyType is what a key verifies.
 type KeyType string
@@ -55,6 +64,7 @@ type KeyType string
 const (
 	KeyGPG      KeyType = "gpg"      // OpenPGP "simple signing"
 	KeySigstore KeyType = "sigstore" // cosign's signatures
+	KeyKeyless  KeyType = "keyless"  // cosign's signatures by a certified identity
 )
 
 const (
@@ -63,9 +73,27 @@ const (
 	anyPrefix    = "*"
 )
 
+// keySuffix is how key files end.
+var keySuffix = map[KeyType]string{KeyGPG: ".gpg", KeySigstore: ".pub", KeyKeyless: ".root"}
+
 // ReadTrust returns the rules that hold, by file name; dirs are [TrustDirs] except in tests.
 func ReadTrust(dirs []string) ([]TrustRule, error) {
-	files := map[string]string{} // by name
+	files, err := trustFiles(dirs)
+	if err != nil {
+		return nil, err
+	}
+	return readRules(files)
+}
+
+// TrustInputs returns all that [ReadTrust] depends on: the directories, and the files in them.
+func TrustInputs(dirs []string) ([]string, error) {
+	files, err := trustFiles(dirs)
+	return append(slices.Clone(dirs), slices.Sorted(maps.Values(files))...), err
+}
+
+// trustFiles gives the files of rules by name, those that hide others.
+func trustFiles(dirs []string) (map[string]string, error) {
+	files := map[string]string{}
 	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -78,6 +106,10 @@ func ReadTrust(dirs []string) ([]TrustRule, error) {
 			}
 		}
 	}
+	return files, nil
+}
+
+func readRules(files map[string]string) ([]TrustRule, error) {
 	var rules []TrustRule
 	for _, path := range files {
 		data, err := readLimited(path, maxTrustRule)
@@ -116,17 +148,26 @@ func parseTrustRule(data []byte, dir string) (TrustRule, error) {
 		return rule, errors.New("no keys")
 	}
 	for i, key := range rule.Keys {
-		if key.Type != KeyGPG && key.Type != KeySigstore {
-			return rule, fmt.Errorf("unknown type of key %q", key.Type)
-		}
-		if key.File == "" {
-			return rule, errors.New("a key without file")
+		if err := key.check(); err != nil {
+			return rule, err
 		}
 		if !filepath.IsAbs(key.File) {
 			rule.Keys[i].File = filepath.Join(dir, key.File)
 		}
 	}
 	return rule, checkLookaside(rule.Lookaside)
+}
+
+func (k TrustKey) check() error {
+	switch {
+	case keySuffix[k.Type] == "":
+		return fmt.Errorf("unknown type of key %q", k.Type)
+	case k.File == "":
+		return errors.New("a key without file")
+	case (k.Type == KeyKeyless) != (k.Issuer != "" && k.Subject != ""), k.Type != KeyKeyless && k.Issuer+k.Subject != "":
+		return errors.New("issuer and subject belong to a key of type keyless, both of them")
+	}
+	return nil
 }
 
 func checkLookaside(s string) error {
@@ -198,10 +239,10 @@ func TrustFor(rules []TrustRule, scope string) []TrustRule {
 	return found
 }
 
-// AddTrust adds a public key to the rule for prefix in the first of dirs. If that has none, it starts from the rule that the new
-// file is going to hide. An empty lookaside leaves what the rule has. Key files are named after their fingerprint:
-// adding a key again changes nothing.
-func AddTrust(dirs []string, prefix string, keyType KeyType, fingerprint string, key []byte, lookaside string) (TrustRule, error) {
+// AddTrust adds a key, whose file has the content data and gets its name here, to the rule for prefix in the first of dirs. If
+// that has none, it starts from the rule that the new file is going to hide. An empty lookaside leaves what the rule has. Key files
+// are named after their fingerprint: adding a key again changes nothing.
+func AddTrust(dirs []string, prefix string, key TrustKey, fingerprint string, data []byte, lookaside string) (TrustRule, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return TrustRule{}, err
 	}
@@ -220,11 +261,14 @@ func AddTrust(dirs []string, prefix string, keyType KeyType, fingerprint string,
 	if lookaside != "" {
 		rule.Lookaside = lookaside
 	}
-	keyFile := filepath.Join(dirs[0], name+"."+fingerprint+map[KeyType]string{KeyGPG: ".gpg", KeySigstore: ".pub"}[keyType])
-	if added := (TrustKey{keyType, keyFile}); !slices.Contains(rule.Keys, added) {
-		rule.Keys = append(rule.Keys, added)
+	key.File = filepath.Join(dirs[0], name+"."+fingerprint+keySuffix[key.Type])
+	if err := key.check(); err != nil {
+		return rule, err
 	}
-	if err := replaceFile(keyFile, key); err != nil {
+	if !slices.Contains(rule.Keys, key) {
+		rule.Keys = append(rule.Keys, key)
+	}
+	if err := replaceFile(key.File, data); err != nil {
 		return rule, fmt.Errorf("trust rules: %w", err)
 	}
 	if err := rule.write(); err != nil {

@@ -49,8 +49,8 @@ func TestReadTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []TrustRule{
-		{Path: dirs[0] + "/overridden.json", Prefix: "new.test", Keys: []TrustKey{{KeyGPG, "/abs"}}},
-		{Path: dirs[1] + "/vendor.json", Prefix: "vendor.test", Keys: []TrustKey{{KeyGPG, dirs[1] + "/vendor.gpg"}}},
+		{Path: dirs[0] + "/overridden.json", Prefix: "new.test", Keys: []TrustKey{{Type: KeyGPG, File: "/abs"}}},
+		{Path: dirs[1] + "/vendor.json", Prefix: "vendor.test", Keys: []TrustKey{{Type: KeyGPG, File: dirs[1] + "/vendor.gpg"}}},
 	}
 	if diff := cmp.Diff(want, rules); diff != "" {
 		t.Error(diff)
@@ -93,7 +93,7 @@ func TestAddAndRemoveTrust(t *testing.T) {
 	dirs := trustDirs(t, map[string]string{"usr/a.test+team.json": rule("a.test/team", "vendor.gpg")})
 	add := func(prefix string, keyType KeyType, fingerprint, lookaside string) {
 		t.Helper()
-		if _, err := AddTrust(dirs, prefix, keyType, fingerprint, []byte(fingerprint), lookaside); err != nil {
+		if _, err := AddTrust(dirs, prefix, TrustKey{Type: keyType}, fingerprint, []byte(fingerprint), lookaside); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestAddAndRemoveTrust(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []TrustRule{{Path: dirs[0] + "/a.test.json", Prefix: "a.test", Lookaside: "https://a.test/sigs", Keys: []TrustKey{{KeyGPG, dirs[0] + "/a.test.AB.gpg"}, {KeySigstore, dirs[0] + "/a.test.cd.pub"}}}}
+	want := []TrustRule{{Path: dirs[0] + "/a.test.json", Prefix: "a.test", Lookaside: "https://a.test/sigs", Keys: []TrustKey{{Type: KeyGPG, File: dirs[0] + "/a.test.AB.gpg"}, {Type: KeySigstore, File: dirs[0] + "/a.test.cd.pub"}}}}
 	if diff := cmp.Diff(want, TrustFor(rules, "a.test")); diff != "" {
 		t.Error(diff)
 	}
@@ -155,7 +155,7 @@ func TestAddAndRemoveTrust(t *testing.T) {
 	if diff := cmp.Diff([]string{"*.test etc", "a.test/team etc"}, prefixes()); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := AddTrust(dirs, "a.test", KeyGPG, "x", nil, "ftp://x"); err == nil {
+	if _, err := AddTrust(dirs, "a.test", TrustKey{Type: KeyGPG}, "x", nil, "ftp://x"); err == nil {
 		t.Error("a lookaside of another kind")
 	}
 }

@@ -191,7 +191,7 @@ func trustWords(trust image.Trust, exact bool) string {
 		return words
 	}
 	signer := trust.Signer
-	if !exact {
+	if !exact && trust.Kind != image.TrustKeyless {
 		signer = signer[max(0, len(signer)-16):] // what OpenPGP calls the key ID
 	}
 	return words + " " + signer

@@ -196,7 +196,7 @@ func TestTrustAdd(t *testing.T) {
 		file  string
 		want  string
 	}{
-		{trustFlags{yes: true}, key, "which images is the key for"},
+		{trustFlags{yes: true}, key, "which images is it for"},
 		{trustFlags{prefix: "a.test", keyType: "gpg", yes: true}, key, "is a sigstore key"},
 		{trustFlags{prefix: "a.test", keyType: "x509", yes: true}, key, "must be gpg or sigstore"},
 		{trustFlags{prefix: "team", yes: true}, key, "write names in full"},
@@ -205,7 +205,7 @@ func TestTrustAdd(t *testing.T) {
 		{trustFlags{prefix: "a.test", yes: true}, "/dev/null", "no key in it"},
 		{trustFlags{prefix: "a.test/team", yes: true}, key, ""},
 	} {
-		err := test.flags.add(test.file)
+		err := test.flags.add([]string{test.file})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%+v: %v", test.flags, err)
 		}

@@ -134,7 +134,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 			pullOCICommand(), importOCICommand(), exportMStackCommand(),
 			listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(),
 			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(),
-			trustCommand(),
+			verifyImageCommand(), trustCommand(),
 		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})

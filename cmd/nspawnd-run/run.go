@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -246,7 +247,7 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 		img, err := store.Image(ref)
 		switch {
 		case err == nil:
-			return img, store, nil
+			return img, store, checkTrust(ctx, dir, img, o.insecure)
 		case !errors.Is(err, image.ErrNotFound):
 			return nil, nil, err
 		case o.pull == "never" || o.dryRun:
@@ -263,18 +264,35 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 	return img, store, err
 }
 
-// fetch runs machinectl-lite pull-oci, which has said what is wrong when it fails.
+// fetch runs machinectl-lite pull-oci.
 func fetch(ctx context.Context, root string, ref image.Reference, insecure []string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	tool := filepath.Join(filepath.Dir(self), "machinectl-lite")
 	args := []string{"pull-oci", "--quiet", "--root", root}
 	for _, what := range insecure {
 		args = append(args, "--insecure-options="+what)
 	}
-	c := exec.CommandContext(ctx, tool, append(args, ref.String())...)
+	return runTool(ctx, append(args, ref.String())...)
+}
+
+// checkTrust wants a stored image to be one that the rules accept. As long as none of their files has changed since that was last decided, it
+// is; otherwise machinectl-lite decides again, from what is stored.
+func checkTrust(ctx context.Context, root string, img *image.Image, insecure []string) error {
+	switch {
+	case img.Trust.Inputs.Current(time.Now()):
+		return nil
+	case slices.Contains(insecure, "image"):
+		fmt.Fprintf(os.Stderr, "nspawnd-run: WARNING: whether image %s is trusted is not checked (--insecure-options=image)\n", img.Reference)
+		return nil
+	}
+	return runTool(ctx, "verify-image", "--policy-only", "--root", root, img.Reference.String())
+}
+
+// runTool runs machinectl-lite, which has said what is wrong when it fails.
+func runTool(ctx context.Context, args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), "machinectl-lite"), args...)
 	c.Args[0] = "nspawnd-run"
 	c.Stderr = os.Stderr
 	err = c.Run()

@@ -141,22 +141,29 @@ func isDenied(err error) bool {
 		hasCode(err, errcode.ErrorCodeUnauthorized, errcode.ErrorCodeDenied)
 }
 
-// refused is the error for an image that is not trusted, with the ways out.
-func (p *pull) refused(m *chosenManifest, reason error, pin bool) error {
-	prefix := path.Dir(p.ref.Repository())
+// refused is the error for an image that is not trusted, with the ways out. The digest pin is one if it is not "".
+func (p *pull) refused(reason error, pin image.Digest) error {
 	var advice []string
-	if p.from.hasSignatures() {
-		advice = append(advice, "trust who signs it:      machinectl-lite trust add --prefix "+prefix+" KEYFILE")
+	if p.stored != nil {
+		advice = append(advice, "fetch it as it is now:   machinectl-lite "+PullCommand(p.stored))
 	}
-	if pin {
-		digest := m.digest
-		if m.list != nil {
-			digest = image.DigestOf(m.list)
-		}
-		advice = append(advice, "pin what it is now:      "+p.ref.WithDigest(digest).String())
+	if p.from.hasSignatures() {
+		advice = append(advice, "trust who signs it:      machinectl-lite trust add --prefix "+path.Dir(p.ref.Repository())+" KEYFILE")
+	}
+	if pin != "" {
+		advice = append(advice, "pin what it is now:      "+p.ref.WithDigest(pin).String())
 	}
 	advice = append(advice, "take it without a proof: --insecure-options=image")
 	return &Error{Err: fmt.Errorf("%w: %w", ErrUntrusted, reason), Advice: advice}
+}
+
+// PullCommand gives the arguments of machinectl-lite that fetch a stored image again.
+func PullCommand(img *image.Image) string {
+	name := img.VerifiedAs().String()
+	if img.Trust.From != "" {
+		return "import-oci " + img.Trust.From + " " + name
+	}
+	return "pull-oci " + name
 }
 
 // printable makes one line of s that does nothing to a terminal.

@@ -106,6 +106,8 @@ type pull struct {
 	named    types.ImageReference // ref for containers/image
 	from     Source               // the zero value for a registry
 	source   types.ImageSource
+	system   *types.SystemContext
+	stored   *image.Image // that is verified again; nil when one is fetched
 	watchdog *watchdog
 	budget   budget
 }
@@ -123,12 +125,9 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 		return nil, err
 	}
 	defer cleanup()
+	p.system = sys
 
-	name := p.ref
-	if name.Digest() != "" { // containers/image takes a tag or a digest
-		name = name.WithDigest(name.Digest())
-	}
-	if p.named, err = docker.ParseReference("//" + name.String()); err != nil {
+	if p.named, err = named(p.ref); err != nil {
 		return nil, err
 	}
 	if files, ok := p.source.(*fileSource); ok {
@@ -149,6 +148,9 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 		return nil, err
 	}
 
+	if p.from != (Source{}) {
+		trust.From = p.from.String()
+	}
 	img := &image.Image{Reference: p.ref, ManifestDigest: m.digest, Trust: trust}
 	config, layers, err := p.parts(m)
 	if err != nil {
@@ -197,6 +199,14 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	}
 	img.Pulled = time.Now().Truncate(time.Second)
 	return img, writer.AddImage(img)
+}
+
+// named gives ref to containers/image, which takes a tag or a digest.
+func named(ref image.Reference) (types.ImageReference, error) {
+	if ref.Digest() != "" {
+		ref = ref.WithDigest(ref.Digest())
+	}
+	return docker.ParseReference("//" + ref.String())
 }
 
 // newSource asks the registry for the manifest of the name.

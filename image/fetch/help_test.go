@@ -285,7 +285,7 @@ func (l *lab) trust(prefix string, keyType image.KeyType, key string, lookaside 
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	rule, err := image.AddTrust(l.options().TrustDirs, l.host+prefix, keyType, keys[0].Fingerprint, []byte(key), lookaside)
+	rule, err := image.AddTrust(l.options().TrustDirs, l.host+prefix, image.TrustKey{Type: keyType}, keys[0].Fingerprint, []byte(key), lookaside)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"nspawnd/image"
 )
@@ -22,8 +24,9 @@ type Key struct {
 	Type image.KeyType
 	// Fingerprint is an OpenPGP key's own, in upper case, or "sha256:" and the hash of a PEM key's SubjectPublicKeyInfo.
 	Fingerprint string
-	UserIDs     []string // of an OpenPGP key; anybody can write anything there
-	Data        []byte   // the key alone, as containers/image reads it
+	UserIDs     []string  // of an OpenPGP key; anybody can write anything there
+	Data        []byte    // the key alone, as containers/image reads it
+	Expires     time.Time // the first of an OpenPGP key's parts that is still valid; zero for never
 }
 
 // ParseKeys reads a file of public keys: OpenPGP ones, armoured or not, or one PEM public key as cosign writes it.
@@ -51,6 +54,7 @@ func ParseKeys(data []byte) ([]Key, error) {
 			Type:        image.KeyGPG,
 			Fingerprint: strings.ToUpper(hex.EncodeToString(entity.PrimaryKey.Fingerprint)),
 			Data:        public.Bytes(),
+			Expires:     expiry(entity, time.Now()),
 		}
 		for name := range entity.Identities {
 			key.UserIDs = append(key.UserIDs, name)
@@ -59,6 +63,33 @@ func ParseKeys(data []byte) ([]Key, error) {
 		keys = append(keys, key)
 	}
 	return keys, nil
+}
+
+// expiry is when the first of the keys that are valid now will no longer be.
+func expiry(entity *openpgp.Entity, now time.Time) (first time.Time) {
+	add := func(key *packet.PublicKey, signature *packet.Signature) {
+		if signature == nil || signature.KeyLifetimeSecs == nil || *signature.KeyLifetimeSecs == 0 {
+			return
+		}
+		if end := key.CreationTime.Add(time.Duration(*signature.KeyLifetimeSecs) * time.Second); end.After(now) {
+			first = earlier(first, end)
+		}
+	}
+	if signature, err := entity.PrimarySelfSignature(); err == nil {
+		add(entity.PrimaryKey, signature)
+	}
+	for _, subkey := range entity.Subkeys {
+		add(subkey.PublicKey, subkey.Sig)
+	}
+	return first
+}
+
+// earlier is the first of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func readKeyRing(data []byte) (openpgp.EntityList, error) {

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,8 @@ type ruleSet struct {
 	// What a rule of a trust directory needs from registries.d.
 	attachments bool   // that sigstore signatures are looked for
 	lookaside   string // where GPG signatures are
+	files       []string
+	inputs      image.Inputs // files, as they were before they were read
 }
 
 // alternative is a list of requirements that all have to be met.
@@ -32,11 +35,36 @@ type alternative struct {
 	rule         string // what to show: the file, and the prefix or scope in it
 	signer       string // whose signature is required, if it is one key's
 	requirements signature.PolicyRequirements
-	byName       bool // also for files, which have no name of their own: signatures are for the name that the image gets
+	bundle       *bundleVerifier // whose sigstore bundles do as well
+	until        time.Time       // the first of the keys expires
+	byName       bool            // also for files, which have no name of their own: signatures are for the name that the image gets
 }
 
-// rules finds what decides over the image's name.
+// rules finds what decides over the image's name, and stamps the files that say so: before it reads them, so that a change on the way is
+// one that comes after.
 func (p *pull) rules() (*ruleSet, error) {
+	var inputs image.Inputs
+	for {
+		set, err := p.readRules()
+		if err != nil {
+			return nil, err
+		}
+		if set.inputs = inputs; inputs.Paths != nil && slices.Equal(inputs.Paths, set.files) {
+			return set, nil
+		}
+		inputs = image.StampInputs(set.files)
+	}
+}
+
+func (p *pull) readRules() (*ruleSet, error) {
+	files, err := image.TrustInputs(p.TrustDirs)
+	if err != nil {
+		return nil, err
+	}
+	policies, err := policyFiles(p.System)
+	if err != nil {
+		return nil, err
+	}
 	trust, err := image.ReadTrust(p.TrustDirs)
 	if err != nil {
 		return nil, err
@@ -48,7 +76,22 @@ func (p *pull) rules() (*ruleSet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy.json: %w", err)
 	}
-	return rulesFor(p.ref, p.from, trust, policy)
+	set, err := rulesFor(p.ref, p.from, trust, policy)
+	if err != nil {
+		return nil, err
+	}
+	set.files = slices.Concat(files, policies, set.files)
+	return set, nil
+}
+
+// policyFiles are the places of policy.json, the first of which that is there holds.
+func policyFiles(sys *types.SystemContext) ([]string, error) {
+	file := configfile.File{Name: "policy", Extension: "json", EnvironmentName: "CONTAINERS_POLICY_JSON", DoNotLoadDropInFiles: true}
+	if sys != nil {
+		file.CustomConfigFilePath, file.RootForImplicitAbsolutePaths = sys.SignaturePolicyPath, sys.RootForImplicitAbsolutePaths
+	}
+	paths, err := configfile.GetSearchPaths(&file)
+	return paths.MainFiles, err
 }
 
 // rulesFor finds what decides over ref: the most specific scope that either the trust directories or policy.json have a rule
@@ -95,50 +138,70 @@ func trustRules(rules []image.TrustRule) (*ruleSet, error) {
 			set.lookaside = rule.Lookaside
 		}
 		for _, file := range rule.Keys {
-			data, err := os.ReadFile(file.File)
-			if err != nil {
-				return nil, fmt.Errorf("trust rule %s: %w", rule.Path, err)
-			}
-			keys, err := ParseKeys(data)
-			if err == nil && keys[0].Type != file.Type {
-				err = fmt.Errorf("is a %s key, not a %s one", keys[0].Type, file.Type)
-			}
+			set.files = append(set.files, file.File)
+			alternatives, err := keyAlternatives(file)
 			if err != nil {
 				return nil, fmt.Errorf("trust rule %s: key %s: %w", rule.Path, file.File, err)
 			}
-			set.attachments = set.attachments || file.Type == image.KeySigstore
-			for _, key := range keys {
-				requirement, kind, err := key.requirement()
-				if err != nil {
-					return nil, fmt.Errorf("trust rule %s: key %s: %w", rule.Path, file.File, err)
-				}
-				set.alternatives = append(set.alternatives, alternative{
-					kind:         kind,
-					rule:         rule.Path + ": " + rule.Prefix,
-					signer:       key.Fingerprint,
-					requirements: signature.PolicyRequirements{requirement},
-					byName:       true,
-				})
+			set.attachments = set.attachments || file.Type != image.KeyGPG
+			for _, a := range alternatives {
+				a.rule, a.byName = rule.Path+": "+rule.Prefix, true
+				set.alternatives = append(set.alternatives, a)
 			}
 		}
 	}
 	return set, nil
 }
 
+// keyAlternatives makes an alternative of each key in a file.
+func keyAlternatives(file image.TrustKey) ([]alternative, error) {
+	data, err := os.ReadFile(file.File)
+	if err != nil {
+		return nil, err
+	}
+	if file.Type == image.KeyKeyless {
+		a, err := keylessAlternative(file, data)
+		return []alternative{a}, err
+	}
+	keys, err := ParseKeys(data)
+	if err == nil && keys[0].Type != file.Type {
+		err = fmt.Errorf("is a %s key, not a %s one", keys[0].Type, file.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var alternatives []alternative
+	for _, key := range keys {
+		a := alternative{signer: key.Fingerprint, until: key.Expires}
+		requirement, err := key.requirement()
+		if err == nil && key.Type == image.KeySigstore {
+			a.kind = image.TrustSigstore
+			a.bundle, err = newKeyBundleVerifier(key)
+		} else {
+			a.kind = image.TrustGPG
+		}
+		if err != nil {
+			return nil, err
+		}
+		a.requirements = signature.PolicyRequirements{requirement}
+		alternatives = append(alternatives, a)
+	}
+	return alternatives, nil
+}
+
 // requirement says what a key's signature has to be like. A GPG signature names what it is for with tag or digest, and that
 // must be what is pulled. cosign writes the repository alone.
-func (k Key) requirement() (signature.PolicyRequirement, image.TrustKind, error) {
+func (k Key) requirement() (signature.PolicyRequirement, error) {
 	if k.Type == image.KeyGPG {
-		r, err := signature.NewPRSignedByKeyData(signature.SBKeyTypeGPGKeys, k.Data, signature.NewPRMMatchRepoDigestOrExact())
-		return r, image.TrustGPG, err
+		return signature.NewPRSignedByKeyData(signature.SBKeyTypeGPGKeys, k.Data, signature.NewPRMMatchRepoDigestOrExact())
 	}
-	r, err := signature.NewPRSigstoreSignedKeyData(k.Data, signature.NewPRMMatchRepository())
-	return r, image.TrustSigstore, err
+	return signature.NewPRSigstoreSignedKeyData(k.Data, signature.NewPRMMatchRepository())
 }
 
 // policyRules is for requirements of policy.json.
 func policyRules(requirements signature.PolicyRequirements, scope string) *ruleSet {
 	a := alternative{kind: image.TrustPolicy, rule: "policy.json: " + scope, requirements: requirements}
+	set := &ruleSet{}
 	kinds := map[image.TrustKind]bool{}
 	var signers []string
 	for _, requirement := range requirements {
@@ -151,6 +214,7 @@ func policyRules(requirements signature.PolicyRequirements, scope string) *ruleS
 		}
 		if data, err := json.Marshal(requirement); err == nil {
 			json.Unmarshal(data, &fields)
+			set.files = append(set.files, absolutePaths(data)...)
 		}
 		switch fields.Type {
 		case "insecureAcceptAnything":
@@ -172,6 +236,7 @@ func policyRules(requirements signature.PolicyRequirements, scope string) *ruleS
 			keys, _ := ParseKeys(data)
 			for _, key := range keys {
 				signers = append(signers, key.Fingerprint)
+				a.until = earlier(a.until, key.Expires)
 			}
 		}
 	}
@@ -185,36 +250,82 @@ func policyRules(requirements signature.PolicyRequirements, scope string) *ruleS
 	if len(signers) == 1 {
 		a.signer = signers[0]
 	}
-	return &ruleSet{alternatives: []alternative{a}}
+	set.alternatives = []alternative{a}
+	return set
+}
+
+// absolutePaths gives the absolute paths in a JSON value. What is none of a file but looks so does no harm.
+func absolutePaths(data []byte) (paths []string) {
+	for decoder := json.NewDecoder(bytes.NewReader(data)); ; {
+		token, err := decoder.Token()
+		if err != nil {
+			return paths
+		}
+		if s, ok := token.(string); ok && strings.HasPrefix(s, "/") {
+			paths = append(paths, s)
+		}
+	}
 }
 
 // decide says why the image is accepted and returns the signatures that prove it, or why it is not.
 func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (image.Trust, [][]byte, error) {
-	now := time.Now().Truncate(time.Second)
-	if trust, ok := p.storedTrust(rules, m); ok {
+	if trust, ok := p.storedTrust(ctx, rules, m); ok {
 		return trust, nil, nil
 	}
-	if p.InsecureImage {
-		return image.Trust{Kind: image.TrustInsecure, Time: now, Insecure: []string{"image"}}, nil, nil
+	now := time.Now().Truncate(time.Second)
+	covered := len(rules.alternatives) > 0
+	pin := m.digest
+	if m.list != nil {
+		pin = image.DigestOf(m.list)
 	}
-	if len(rules.alternatives) == 0 {
-		if p.ref.Digest() != "" {
-			return image.Trust{Kind: image.TrustDigest, Time: now}, nil, nil
-		}
-		return image.Trust{}, nil, p.refused(m, errors.New("no policy covers its name"), true)
+	switch {
+	case p.InsecureImage && covered:
+		// A start without the option must not go by this: it asks the rules.
+		return image.Trust{Kind: image.TrustInsecure, Time: now, Insecure: []string{"image"}}, nil, nil
+	case p.InsecureImage:
+		return image.Trust{Kind: image.TrustInsecure, Time: now, Insecure: []string{"image"}, Inputs: rules.inputs}, nil, nil
+	case !covered && p.ref.Digest() != "":
+		return image.Trust{Kind: image.TrustDigest, Time: now, Inputs: rules.inputs}, nil, nil
+	case !covered:
+		return image.Trust{}, nil, p.refused(errUncovered, pin)
 	}
 	// Who signs an index signs the digests in it. cosign signs the index alone unless told otherwise.
-	candidates := []*containersimage.UnparsedImage{m.image}
+	candidates := []candidate{{m.image, p.bundlesOf(ctx, m.digest)}}
 	if m.index != nil {
-		candidates = append(candidates, m.index)
+		candidates = append(candidates, candidate{m.index, p.bundlesOf(ctx, pin)})
 	}
+	return p.judge(ctx, rules, candidates...)
+}
+
+var errUncovered = errors.New("no policy covers its name")
+
+// storedTrust is why the very image that is stored under the name is accepted by what is stored of it: then there is nothing to be
+// asked. That the user had this check left out once is no proof.
+func (p *pull) storedTrust(ctx context.Context, rules *ruleSet, m *chosenManifest) (image.Trust, bool) {
+	stored, err := p.store.Image(p.ref)
+	if err != nil || stored.ManifestDigest != m.digest || stored.Trust.Insecure != nil {
+		return image.Trust{}, false
+	}
+	trust, err := p.recheck(ctx, rules, stored)
+	return trust, err == nil
+}
+
+// candidate is a manifest that may be signed.
+type candidate struct {
+	*containersimage.UnparsedImage                          // with its signatures of the kinds that containers/image knows
+	bundles                        func() ([][]byte, error) // sigstore bundles for it
+}
+
+// judge says by which rule one of the candidates is accepted, with the signatures that prove it, or why none is.
+func (p *pull) judge(ctx context.Context, rules *ruleSet, candidates ...candidate) (image.Trust, [][]byte, error) {
 	var reasons []string
-	for _, candidate := range candidates {
-		for _, alternative := range rules.alternatives {
-			err := p.ask(ctx, func() error { return alternative.verify(ctx, candidate, p.named) })
+	for _, c := range candidates {
+		for _, a := range rules.alternatives {
+			signatures, err := p.verify(ctx, a, c)
 			if err == nil {
-				trust, signatures, err := alternative.proof(ctx, candidate)
-				trust.Time = now
+				trust, err := a.proof(ctx, c, signatures)
+				trust.Inputs = rules.inputs
+				trust.Inputs.Until = a.until
 				return trust, signatures, err
 			}
 			if ctx.Err() != nil {
@@ -225,83 +336,73 @@ func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (i
 			}
 		}
 	}
-	return image.Trust{}, nil, p.refused(m, fmt.Errorf("%s (rule %s)", strings.Join(reasons, "; "), rules.alternatives[0].rule), false)
+	return image.Trust{}, nil, p.refused(fmt.Errorf("%s (rule %s)", strings.Join(reasons, "; "), rules.alternatives[0].rule), "")
 }
 
-// storedTrust is why the very image that is stored under the name was accepted, if the rule for it and its keys are still the same:
-// then there is nothing to be asked. It is kept also when nothing has to be proved now.
-func (p *pull) storedTrust(rules *ruleSet, m *chosenManifest) (image.Trust, bool) {
-	stored, err := p.store.Image(p.ref)
-	if err != nil || stored.ManifestDigest != m.digest {
-		return image.Trust{}, false
+// verify returns the signatures by which c meets a.
+func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatures [][]byte, err error) {
+	err = errors.New("no signature that this rule can go by")
+	if a.requirements != nil {
+		err = p.ask(ctx, func() error { return a.verify(ctx, c, p.named) })
 	}
-	trust := stored.Trust
-	if trust.Kind == image.TrustDigest && len(rules.alternatives) == 0 {
-		return trust, true
+	if err == nil && a.kind == image.TrustInsecure {
+		return nil, nil
 	}
-	if trust.Signed != m.digest && (m.list == nil || trust.Signed != image.DigestOf(m.list)) {
-		return trust, false
-	}
-	for _, digest := range trust.Signatures {
-		if _, err := p.store.Blob(digest); err != nil {
-			return trust, false
+	if err == nil {
+		all, err := c.UntrustedSignatures(ctx)
+		for _, s := range all {
+			if blob := encodeSignature(s); blob != nil {
+				signatures = append(signatures, blob)
+			}
 		}
+		return signatures, err
 	}
-	for _, alternative := range rules.alternatives {
-		// policy.json's requirements may name files, which may have changed.
-		if policy, err := alternative.digest(); err == nil && policy == trust.Policy && alternative.byName {
-			return trust, true
+	if a.bundle == nil {
+		return nil, err
+	}
+	bundles, bundlesErr := c.bundles()
+	if bundlesErr != nil {
+		return nil, fmt.Errorf("%w; bundles: %w", err, bundlesErr)
+	}
+	blob, _, manifestErr := c.Manifest(ctx)
+	if manifestErr != nil {
+		return nil, manifestErr
+	}
+	for _, b := range bundles {
+		bundleErr := a.bundle.verify(b, image.DigestOf(blob))
+		if bundleErr == nil {
+			return [][]byte{b}, nil
 		}
+		err = fmt.Errorf("bundle: %w", bundleErr)
 	}
-	return trust, false
+	return nil, err
 }
 
-// digest is that of the requirements with their keys.
-func (a alternative) digest() (image.Digest, error) {
-	requirements, err := json.Marshal(a.requirements)
-	return image.DigestOf(requirements), err
-}
-
-func (a alternative) verify(ctx context.Context, candidate types.UnparsedImage, name types.ImageReference) error {
+func (a alternative) verify(ctx context.Context, c types.UnparsedImage, name types.ImageReference) error {
 	if a.byName {
-		candidate = containersimage.UnparsedInstanceWithReference(candidate, name)
+		c = containersimage.UnparsedInstanceWithReference(c, name)
 	}
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: a.requirements})
 	if err != nil {
 		return err
 	}
 	defer policy.Destroy()
-	_, err = policy.IsRunningImageAllowed(ctx, candidate)
+	_, err = policy.IsRunningImageAllowed(ctx, c)
 	return err
 }
 
-// proof is what to remember of an image that a met.
-func (a alternative) proof(ctx context.Context, accepted *containersimage.UnparsedImage) (image.Trust, [][]byte, error) {
-	trust := image.Trust{Kind: a.kind, Rule: a.rule, Signer: a.signer}
+// proof is what to remember of a candidate that a accepts by signatures.
+func (a alternative) proof(ctx context.Context, c candidate, signatures [][]byte) (image.Trust, error) {
+	trust := image.Trust{Kind: a.kind, Rule: a.rule, Signer: a.signer, Time: time.Now().Truncate(time.Second)}
 	if a.kind == image.TrustInsecure {
-		return trust, nil, nil
+		return trust, nil
 	}
-	var err error
-	if trust.Policy, err = a.digest(); err != nil {
-		return trust, nil, err
-	}
-	blob, _, err := accepted.Manifest(ctx)
-	if err != nil {
-		return trust, nil, err
-	}
+	blob, _, err := c.Manifest(ctx)
 	trust.Signed = image.DigestOf(blob)
-	all, err := accepted.UntrustedSignatures(ctx)
-	if err != nil {
-		return trust, nil, err
+	for _, signature := range signatures {
+		trust.Signatures = append(trust.Signatures, image.DigestOf(signature))
 	}
-	var signatures [][]byte
-	for _, s := range all {
-		if blob := encodeSignature(s); blob != nil {
-			signatures = append(signatures, blob)
-			trust.Signatures = append(trust.Signatures, image.DigestOf(blob))
-		}
-	}
-	return trust, signatures, nil
+	return trust, err
 }
 
 // encodeSignature gives a signature as containers/image stores it in "dir:", so that it can be verified again from there. The

@@ -9,13 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"go.podman.io/image/v5/directory"
 	"go.podman.io/image/v5/docker"
-	containersimage "go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/signature"
 
 	"nspawnd/image"
@@ -175,7 +174,7 @@ func TestVerdicts(t *testing.T) {
 				want = image.Trust{Kind: image.TrustSigstore, Rule: rule.Path + ": " + rule.Prefix, Signer: keys[0].Fingerprint}
 			}
 			trust := got.Trust
-			if trust.Kind != want.Kind || trust.Rule != want.Rule || trust.Signer != want.Signer || string(trust.Signed) != digest || trust.Time.IsZero() || trust.Policy == "" {
+			if trust.Kind != want.Kind || trust.Rule != want.Rule || trust.Signer != want.Signer || string(trust.Signed) != digest || trust.Time.IsZero() || trust.Inputs.Paths == nil {
 				t.Errorf("%s: %+v", repo, trust)
 			}
 			l.verifyAgain(got)
@@ -205,75 +204,18 @@ func mustConfigName(img v1.Image) string {
 // verifyAgain repeats the decision without the registry, from what the record says is stored.
 func (l *lab) verifyAgain(img *image.Image) {
 	l.t.Helper()
-	dir := l.t.TempDir()
-	put := func(name string, data []byte, err error) {
-		l.t.Helper()
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), data, 0o600)
-		}
-		if err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	put("version", []byte("Directory Transport Version: 1.1\n"), nil)
-	manifest, err := l.store.Blob(img.Trust.Signed)
-	put("manifest.json", manifest, err)
-	for i, digest := range img.Trust.Signatures {
-		blob, err := l.store.Blob(digest)
-		put(fmt.Sprintf("signature-%d", i+1), blob, err)
-	}
-	trust, err := image.ReadTrust(l.options().TrustDirs)
+	l.requests = nil
+	trust, err := Recheck(context.Background(), l.store, img, l.options())
 	if err != nil {
-		l.t.Fatal(err)
+		l.t.Errorf("%s, from the store: %v", img.Reference, err)
 	}
-	rules, err := rulesFor(img.Reference, Source{}, trust, &signature.Policy{})
-	if err != nil {
-		l.t.Fatal(err)
+	trust.Time, trust.Inputs = img.Trust.Time, img.Trust.Inputs
+	if diff := cmp.Diff(img.Trust, trust); diff != "" || l.requests != nil {
+		l.t.Errorf("%s: asked %q, %s", img.Reference, l.requests, diff)
 	}
-	// In a directory an image has no name: the signature's is compared with the one it was pulled under.
-	keys, err := ParseKeys(readFile(l.t, trust, img))
-	if err != nil {
-		l.t.Fatal(err)
+	if faults := VerifyContent(l.store, img); faults != nil {
+		l.t.Errorf("%s: %v", img.Reference, faults)
 	}
-	match, err := signature.NewPRMExactRepository(img.Reference.Repository())
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	requirement, err := signature.NewPRSigstoreSignedKeyData(keys[0].Data, match)
-	if img.Trust.Kind == image.TrustGPG {
-		requirement, err = signature.NewPRSignedByKeyData(signature.SBKeyTypeGPGKeys, keys[0].Data, match)
-	}
-	if err != nil || len(rules.alternatives) != 1 {
-		l.t.Fatal(err)
-	}
-	ref, err := directory.NewReference(dir)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	source, err := ref.NewImageSource(context.Background(), nil)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer source.Close()
-	again := alternative{requirements: signature.PolicyRequirements{requirement}}
-	if err := again.verify(context.Background(), containersimage.UnparsedInstance(source, nil), nil); err != nil {
-		l.t.Errorf("from the store: %v", err)
-	}
-}
-
-func readFile(t *testing.T, trust []image.TrustRule, img *image.Image) []byte {
-	t.Helper()
-	for _, rule := range trust {
-		if img.Trust.Rule == rule.Path+": "+rule.Prefix {
-			data, err := os.ReadFile(rule.Keys[0].File)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return data
-		}
-	}
-	t.Fatal("no such rule")
-	return nil
 }
 
 // An index that is signed vouches for the images that it lists, and so does a signature of the image itself.

@@ -1,0 +1,211 @@
+package fetch
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"go.podman.io/image/v5/directory"
+	containersimage "go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/manifest"
+
+	"nspawnd/image"
+)
+
+// Recheck says why a stored image is accepted by the rules that hold now, from what is stored of it: nothing is fetched. The
+// error is an *[Error], [ErrUntrusted] if the image is refused.
+func Recheck(ctx context.Context, store *image.Store, img *image.Image, options Options) (image.Trust, error) {
+	p := newPull(store, options)
+	p.ref, p.stored = img.VerifiedAs(), img
+	ctx, p.watchdog = withWatchdog(ctx, patience)
+	defer p.watchdog.stop()
+	trust, err := p.recheckNamed(ctx, img)
+	if err != nil {
+		return trust, p.explain(ctx, err)
+	}
+	return trust, nil
+}
+
+func (p *pull) recheckNamed(ctx context.Context, img *image.Image) (trust image.Trust, err error) {
+	if img.Trust.From != "" {
+		if p.from, _, err = ParseSource(img.Trust.From); err != nil {
+			return trust, err
+		}
+	}
+	rules, err := p.rules()
+	if err != nil {
+		return trust, err
+	}
+	if p.named, err = named(p.ref); err != nil {
+		return trust, err
+	}
+	return p.recheck(ctx, rules, img)
+}
+
+func (p *pull) recheck(ctx context.Context, rules *ruleSet, img *image.Image) (image.Trust, error) {
+	if len(rules.alternatives) > 0 {
+		stored, cleanup, err := p.storedCandidate(ctx, img)
+		if err != nil {
+			return image.Trust{}, err
+		}
+		defer cleanup()
+		trust, _, err := p.judge(ctx, rules, stored)
+		trust.From = img.Trust.From
+		return trust, err
+	}
+	trust := img.Trust
+	trust.Inputs = rules.inputs
+	switch {
+	case p.ref.Digest() != "" && trust.Kind != image.TrustInsecure:
+		// The name says what the image is; whatever rule there was is gone.
+		trust = image.Trust{Kind: image.TrustDigest, Time: trust.Time, From: trust.From, Inputs: rules.inputs}
+	case trust.Insecure == nil:
+		return image.Trust{}, p.refused(errUncovered, cmp.Or(trust.Signed, img.ManifestDigest))
+	}
+	return trust, nil
+}
+
+// storedCandidate gives what was accepted of img when it was fetched: its manifest, or the index that lists it, and the signatures. It lays
+// them out as a "dir:", from which alone containers/image takes signatures of all its kinds.
+func (p *pull) storedCandidate(ctx context.Context, img *image.Image) (c candidate, cleanup func(), err error) {
+	signed := cmp.Or(img.Trust.Signed, img.ManifestDigest)
+	blob, err := p.store.Blob(signed)
+	if err == nil {
+		err = checkInstance(signed, blob, img.ManifestDigest)
+	}
+	if err != nil {
+		return c, nil, err
+	}
+	dir, err := os.MkdirTemp("", "nspawnd-verify-")
+	if err != nil {
+		return c, nil, err
+	}
+	cleanup = func() { os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			cleanup()
+		}
+	}()
+	files := map[string][]byte{"version": []byte("Directory Transport Version: 1.1\n"), "manifest.json": blob}
+	var bundles [][]byte
+	for _, digest := range img.Trust.Signatures {
+		signature, err := p.store.Blob(digest)
+		if err != nil {
+			return c, nil, err
+		}
+		if isBundle(signature) {
+			bundles = append(bundles, signature)
+		} else {
+			files[fmt.Sprintf("signature-%d", len(files)-1)] = signature
+		}
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return c, nil, err
+		}
+	}
+	ref, err := directory.NewReference(dir)
+	if err != nil {
+		return c, nil, err
+	}
+	source, err := ref.NewImageSource(ctx, nil)
+	if err != nil {
+		return c, nil, err
+	}
+	c.UnparsedImage = containersimage.UnparsedInstance(source, nil)
+	c.bundles = func() ([][]byte, error) { return bundles, nil }
+	return c, cleanup, nil
+}
+
+// checkInstance wants blob, which has the digest signed, to be the manifest with the given digest or an index that lists it.
+func checkInstance(signed image.Digest, blob []byte, digest image.Digest) error {
+	if signed == digest {
+		return nil
+	}
+	list, err := manifest.ListFromBlob(blob, manifest.GuessMIMEType(blob))
+	if err != nil {
+		return fmt.Errorf("index %s: %w", signed, err)
+	}
+	for _, instance := range list.Instances() {
+		if instance.String() == string(digest) {
+			return nil
+		}
+	}
+	return fmt.Errorf("index %s: does not list the manifest %s", signed, digest)
+}
+
+// VerifyContent re-checks every stored byte of an image against the digest that it goes by: manifest, configuration, index, signatures and layers,
+// and the record against the configuration. It returns all faults.
+func VerifyContent(store *image.Store, img *image.Image) (faults []error) {
+	fault := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	for _, digest := range img.Trust.Signatures {
+		_, err := store.Blob(digest)
+		fault(err)
+	}
+	blob, err := store.Blob(img.ManifestDigest)
+	if err == nil {
+		err = checkManifest(blob, img)
+	}
+	fault(err)
+	indexes := []image.Digest{img.Trust.Signed, img.VerifiedAs().Digest()}
+	slices.Sort(indexes)
+	for _, digest := range slices.Compact(indexes) {
+		if digest == "" || digest == img.ManifestDigest {
+			continue
+		}
+		blob, err := store.Blob(digest)
+		if err == nil {
+			err = checkInstance(digest, blob, img.ManifestDigest)
+		}
+		fault(err)
+	}
+	blob, err = store.Blob(img.ConfigDigest)
+	if err == nil {
+		err = checkRecord(blob, img)
+	}
+	fault(err)
+	layers := slices.Clone(img.Layers)
+	slices.Sort(layers)
+	for _, layer := range slices.Compact(layers) {
+		fault(store.VerifyLayer(layer))
+	}
+	return faults
+}
+
+func checkManifest(blob []byte, img *image.Image) error {
+	parsed, err := manifest.FromBlob(blob, manifest.GuessMIMEType(blob))
+	if err != nil {
+		return fmt.Errorf("manifest %s: %w", img.ManifestDigest, err)
+	}
+	if config := parsed.ConfigInfo().Digest.String(); config != string(img.ConfigDigest) {
+		return fmt.Errorf("record: its configuration is not the manifest's, %s", printable(config))
+	}
+	return nil
+}
+
+// checkRecord wants the record to say what the configuration says.
+func checkRecord(blob []byte, img *image.Image) error {
+	platform, config, layers, err := image.ParseConfig(blob)
+	if err != nil {
+		return fmt.Errorf("configuration %s: %w", img.ConfigDigest, err)
+	}
+	want, err := json.Marshal([]any{platform, config, layers})
+	if err != nil {
+		return err
+	}
+	have, err := json.Marshal([]any{img.Platform, img.Config, img.Layers})
+	if err == nil && !bytes.Equal(want, have) {
+		err = errors.New("record: differs from the configuration that it was made of")
+	}
+	return err
+}
