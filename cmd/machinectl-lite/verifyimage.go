@@ -25,8 +25,8 @@ nspawnd-run has the first part done when a rule or a key has changed since the l
 Exit status: 0 if all is well, 1 otherwise, with one line for each fault on standard error.`,
 		Example: `  machinectl-lite verify-image registry.example/team/web
   machinectl-lite verify-image --json=pretty web db`,
-		Args:              imageNames,
-		ValidArgsFunction: completeImages,
+		Args:              imageNames(1, -1),
+		ValidArgsFunction: completeImages(-1),
 		RunE:              func(cmd *cobra.Command, names []string) error { return verifyImages(cmd.Context(), names, policyOnly) },
 	}
 	cmd.Flags().BoolVar(&policyOnly, "policy-only", false, "Ask the rules alone, and show nothing but what is wrong")

@@ -238,7 +238,8 @@ func (p *pull) referrers(ctx context.Context, subject image.Digest) ([]digest.Di
 		if _, err := image.ParseDigest(m.Digest.String()); err != nil {
 			return nil, err
 		}
-		if m.ArtifactType != "" && !strings.HasPrefix(m.ArtifactType, bundleType) {
+		// cosign 3 gives the type of its empty configuration where it keeps the list itself, under the tag.
+		if m.ArtifactType != "" && m.ArtifactType != v1.MediaTypeEmptyJSON && !strings.HasPrefix(m.ArtifactType, bundleType) {
 			continue
 		}
 		if found = append(found, digest.Digest(m.Digest.String())); len(found) > maxBundles {

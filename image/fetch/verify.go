@@ -86,10 +86,9 @@ func (p *pull) storedCandidate(ctx context.Context, img *image.Image) (c candida
 	if err != nil {
 		return c, nil, err
 	}
-	cleanup = func() { os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			cleanup()
+			os.RemoveAll(dir)
 		}
 	}()
 	files := map[string][]byte{"version": []byte("Directory Transport Version: 1.1\n"), "manifest.json": blob}
@@ -120,7 +119,7 @@ func (p *pull) storedCandidate(ctx context.Context, img *image.Image) (c candida
 	}
 	c.UnparsedImage = containersimage.UnparsedInstance(source, nil)
 	c.bundles = func() ([][]byte, error) { return bundles, nil }
-	return c, cleanup, nil
+	return c, func() { os.RemoveAll(dir) }, nil
 }
 
 // checkInstance wants blob, which has the digest signed, to be the manifest with the given digest or an index that lists it.

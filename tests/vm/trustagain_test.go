@@ -64,14 +64,13 @@ func TestTrustAgain(t *testing.T) {
 
 		// When no rule has changed, no other process is started: the second start has the stamp of the first.
 		m.expect(t,
+			outcome{"nspawnd-run " + tiny + " true", 0, "", ""},
 			outcome{"mv /usr/local/bin/machinectl-lite /usr/local/bin/moved; nspawnd-run " + tiny + " echo warm", 0, "warm\n", ""},
 			outcome{"touch /etc/nspawnd/trust.d; nspawnd-run " + tiny + " true", 125, "", "/machinectl-lite/"},
 			outcome{"mv /usr/local/bin/moved /usr/local/bin/machinectl-lite", 0, "", ""},
 		)
 
 		// A byte that is another, in each thing that is stored.
-		config := strings.TrimSpace(m.Must("sh", "-c", "machinectl-lite show-image --property=ConfigDigest --value "+tiny+" || true"))
-		_ = config
 		for _, file := range []string{
 			"$(ls /var/lib/nspawnd/layers/*/layer.tar | head -n 1)",
 			"$(ls /var/lib/nspawnd/layers/*/layer.erofs | head -n 1)",
