@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -171,4 +172,78 @@ func FuzzParseTrustRule(f *testing.F) {
 			t.Errorf("the rule for %q would be in %q", rule.Prefix, name)
 		}
 	})
+}
+
+func FuzzTrustRule(f *testing.F) {
+	f.Add([]byte(`{"prefix": "a.test/team", "keys": [{"type": "gpg", "file": "x.gpg"}], "lookaside": "https://a.test"}`))
+	f.Add([]byte(`{"prefix": "*.test", "keys": [{"type": "keyless", "file": "/root.json", "issuer": "https://i", "subject": "s@i"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rule, err := parseTrustRule(data, "/dir")
+		if err != nil {
+			return
+		}
+		if len(rule.Keys) == 0 || rule.Prefix == "" {
+			t.Errorf("trusts nobody or nothing: %+v", rule)
+		}
+		for _, key := range rule.Keys {
+			if !filepath.IsAbs(key.File) || (key.Type == KeyKeyless) != (key.Subject != "") {
+				t.Errorf("%+v", key)
+			}
+		}
+	})
+}
+
+// A change of any input is noticed, also one that leaves size and content as they were, and a stamp is not made of files that are changing.
+func TestInputs(t *testing.T) {
+	dir := t.TempDir()
+	file, absent := filepath.Join(dir, "file"), filepath.Join(dir, "absent")
+	write := func(path string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settled := func() Inputs {
+		for {
+			if in := StampInputs([]string{dir, file, absent}); in.Stamp != "" {
+				return in
+			}
+		}
+	}
+	write(file)
+	if in := StampInputs([]string{file}); in.Stamp != "" || in.Current(time.Now()) {
+		t.Error("a stamp of a file that has changed just now")
+	}
+	for name, change := range map[string]func(){
+		"written": func() { write(file) },
+		"replaced": func() {
+			write(file + ".new")
+			if err := os.Rename(file+".new", file); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"made": func() { write(absent) },
+		"gone": func() {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		write(file)
+		os.Remove(absent)
+		in := settled()
+		if !in.Current(time.Now()) {
+			t.Errorf("%s: not current before", name)
+		}
+		change()
+		if in.Current(time.Now()) {
+			t.Errorf("%s: still current", name)
+		}
+	}
+	write(file)
+	in := settled()
+	in.Until = time.Now().Add(time.Hour)
+	if !in.Current(time.Now()) || in.Current(time.Now().Add(2*time.Hour)) {
+		t.Error("a key's end")
+	}
 }
