@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -30,11 +31,8 @@ var Transports = []string{"oci", "oci-archive", "docker-archive", "dir"}
 
 // ParseSource reads the name of an image in files; ok says whether s begins with one of [Transports] at all.
 func ParseSource(s string) (source Source, ok bool, err error) {
-	source.transport, source.path, _ = strings.Cut(s, ":")
-	for _, transport := range Transports {
-		ok = ok || source.transport == transport
-	}
-	if !ok {
+	source.transport, source.path, ok = strings.Cut(s, ":")
+	if !ok || !slices.Contains(Transports, source.transport) {
 		return Source{}, false, nil
 	}
 	if source.transport != "dir" { // which takes a colon as a part of the path
