@@ -110,7 +110,7 @@ func forEachImage(names []string, do func(*image.Store, *image.Image) error) err
 
 // findImage gives a stored image by its name, by the end of its name, or by the first digits of its ID or digest, as podman does.
 func findImage(store *image.Store, name string) (*image.Image, error) {
-	ref, err := image.ParseReference(name)
+	ref, err := store.Name(name)
 	if err == nil {
 		img, err := store.Image(ref)
 		if !errors.Is(err, image.ErrNotFound) {
@@ -139,7 +139,7 @@ func findImage(store *image.Store, name string) (*image.Image, error) {
 
 // storedName is the name in full of what findImage finds, and of an image whose record can't be read.
 func storedName(store *image.Store, name string) (image.Reference, error) {
-	if ref, err := image.ParseReference(name); err == nil {
+	if ref, err := store.Name(name); err == nil {
 		if _, err := os.Lstat(store.RecordPath(ref)); err == nil {
 			return ref, nil
 		}

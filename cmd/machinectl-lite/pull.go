@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -36,8 +37,10 @@ func pullOCICommand() *cobra.Command {
 		Short: "Fetch an image from a registry, verify it and store it",
 		Long: `Fetch an image from a registry, verify it and store it, so that nspawnd-run can start it.
 
-REFERENCE is a name as podman and docker take it: [HOST[:PORT]/]PATH[:TAG][@DIGEST]. What is stored already is not fetched
-again; the digest of everything that is fetched is checked.
+REFERENCE is a name as podman and docker take it: [HOST[:PORT]/]PATH[:TAG][@DIGEST]. Without a host it is an alias or on one of the
+unqualified-search-registries, as registries.conf says (containers-registries.conf(5)), and on Docker Hub if that says neither; what it was when it was
+pulled, it is for all commands until it is pulled again. What is stored already is not fetched again; the digest of everything that is fetched is
+checked.
 
 The image is accepted if it has a signature by a key that is trusted for its name (see trust), if policy.json says so
 (containers-policy.json(5)), or if REFERENCE has a digest and no policy is about its name. When it is stored, its name with the digest
@@ -58,7 +61,7 @@ func (f *pullFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.insecure, "insecure-options", nil, "Checks to leave out, by `name`: image accepts it without a proof of where it comes from")
 	cmd.Flags().StringVar(&f.platform, "platform", "", "Take the image for `OS/ARCH[/VARIANT]` instead of this host's")
 	cmd.Flags().StringVar(&f.backend, "backend", "", "Keep new layers as `erofs` or dirs (default: erofs if this host can mount it from files)")
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show no progress")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Do not show progress")
 }
 
 // oneArgument wants one argument, which is a thing.
@@ -75,13 +78,83 @@ func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
 	if _, isFile, _ := fetch.ParseSource(name); isFile {
 		return fmt.Errorf("%s: is not on a registry; to store an image that is in files: machinectl-lite import-oci %s", name, name)
 	}
-	ref, err := image.ParseReference(name)
+	return flags.run(func(store *image.Store, options fetch.Options) (*image.Image, error) {
+		if _, err := image.ParseReference(name); err != nil {
+			return nil, err
+		}
+		refs, err := chooseNames(store, options.System, name)
+		if err != nil {
+			return nil, err
+		}
+		for i, ref := range refs {
+			img, err := fetch.Pull(cmd.Context(), store, ref, options)
+			if i+1 < len(refs) && (errors.Is(err, fetch.ErrNoSuchImage) || errors.Is(err, fetch.ErrDenied)) {
+				continue // Docker Hub denies what it does not have
+			}
+			if err == nil && image.ShortName(name) != "" {
+				err = remember(store, name, ref)
+			}
+			return img, err
+		}
+		return nil, nil // there is one at least
+	})
+}
+
+// chooseNames says what a name may stand for, and asks where it has to.
+func chooseNames(store *image.Store, sys *types.SystemContext, name string) ([]image.Reference, error) {
+	found, err := fetch.ResolveName(sys, name)
+	if err != nil {
+		return nil, err
+	}
+	before, err := store.Name(name)
+	if err != nil {
+		return nil, err
+	}
+	refs := found.References
+	switch terminal := term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())); {
+	case slices.Contains(refs, before) && store.HasName(name): // chosen before
+		return []image.Reference{before}, nil
+	case found.Ask && terminal:
+		return ask(name, refs)
+	case found.Enforce:
+		err := fmt.Errorf("image name %q: stands for several images, and there is no terminal to ask which; it may be", name)
+		for _, ref := range refs {
+			err = fmt.Errorf("%w\n  %s", err, ref)
+		}
+		return nil, err
+	}
+	return refs, nil
+}
+
+// ask has the user choose one of refs.
+func ask(name string, refs []image.Reference) ([]image.Reference, error) {
+	fmt.Fprintf(os.Stderr, "%s may be:\n", name)
+	for i, ref := range refs {
+		fmt.Fprintf(os.Stderr, "  %d  %s\n", i+1, ref)
+	}
+	fmt.Fprintf(os.Stderr, "Which one? [1-%d] ", len(refs))
+	var n int
+	if _, err := fmt.Scanln(&n); err != nil || n < 1 || n > len(refs) {
+		return nil, fmt.Errorf("image name %q: none was chosen", name)
+	}
+	return refs[n-1 : n], nil
+}
+
+// remember makes a short name stand for ref, and says so where it stood for something else.
+func remember(store *image.Store, name string, ref image.Reference) error {
+	before, err := store.Name(name)
+	if err != nil || before == ref && store.HasName(name) {
+		return err
+	}
+	if _, err := store.Image(before); err == nil && before != ref {
+		fmt.Fprintf(os.Stderr, "%s: %s now stands for %s, not for %s\n", program, name, ref, before)
+	}
+	writer, err := store.Writer()
 	if err != nil {
 		return err
 	}
-	return flags.run(func(store *image.Store, options fetch.Options) (*image.Image, error) {
-		return fetch.Pull(cmd.Context(), store, ref, options)
-	})
+	defer writer.Close()
+	return writer.AddName(name, ref)
 }
 
 // run has get bring an image into the store and says which it is.
@@ -101,6 +174,8 @@ func (f pullFlags) run(get func(*image.Store, fetch.Options) (*image.Image, erro
 		bars := newProgressBars()
 		defer bars.close()
 		pull.Progress = bars.tell
+	} else if !f.quiet {
+		pull.Progress = newProgressLines(os.Stderr)
 	}
 	img, err := get(store, pull)
 	if err != nil {
@@ -138,6 +213,20 @@ func withAdvice(err error) error {
 		return fmt.Errorf("%w\n  %s", err, strings.Join(e.Advice, "\n  "))
 	}
 	return err
+}
+
+// newProgressLines tells on a line for each layer that it has been fetched.
+func newProgressLines(w io.Writer) func(image.Digest, int64, int64) {
+	var mu sync.Mutex
+	told := map[image.Digest]bool{}
+	return func(layer image.Digest, done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if done == total && !told[layer] {
+			told[layer] = true
+			fmt.Fprintf(w, "layer %s: %s\n", layer.Short(), bytesWords(total))
+		}
+	}
 }
 
 // progressBars show on a terminal how far the layers are, when that takes longer than one cares to wait in the dark.

@@ -234,12 +234,12 @@ func (o options) environment() []string {
 // findImage gives the image from the store, and fetches it before where --pull asks for that. Fetching is done by
 // machinectl-lite: what it links costs every start several milliseconds.
 func findImage(ctx context.Context, o options) (*image.Image, *image.Store, error) {
-	ref, err := image.ParseReference(o.image)
+	dir := cmp.Or(o.root, image.DefaultRoot)
+	store, err := image.Open(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	dir := cmp.Or(o.root, image.DefaultRoot)
-	store, err := image.Open(dir)
+	ref, err := store.Name(o.image)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -251,10 +251,13 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 		case !errors.Is(err, image.ErrNotFound):
 			return nil, nil, err
 		case o.pull == "never" || o.dryRun:
-			return nil, nil, fmt.Errorf("image %s: not in the store; to fetch it: machinectl-lite pull-oci %s", ref, ref)
+			return nil, nil, fmt.Errorf("image %s: not in the store; to fetch it: machinectl-lite pull-oci %s", ref, o.image)
 		}
 	}
-	if err := fetch(ctx, dir, ref, o.insecure); err != nil {
+	if err := fetch(ctx, dir, o.image, o.insecure); err != nil {
+		return nil, nil, err
+	}
+	if ref, err = store.Name(o.image); err != nil { // what a name without a host stands for is known now
 		return nil, nil, err
 	}
 	img, err := store.Image(ref)
@@ -265,12 +268,12 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 }
 
 // fetch runs machinectl-lite pull-oci.
-func fetch(ctx context.Context, root string, ref image.Reference, insecure []string) error {
+func fetch(ctx context.Context, root, name string, insecure []string) error {
 	args := []string{"pull-oci", "--quiet", "--root", root}
 	for _, what := range insecure {
 		args = append(args, "--insecure-options="+what)
 	}
-	return runTool(ctx, append(args, ref.String())...)
+	return runTool(ctx, append(args, name)...)
 }
 
 // checkTrust wants a stored image to be one that the rules accept. As long as none of their files has changed since that was last decided, it
@@ -294,7 +297,7 @@ func runTool(ctx context.Context, args ...string) error {
 	}
 	c := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), "machinectl-lite"), args...)
 	c.Args[0] = "nspawnd-run"
-	c.Stderr = os.Stderr
+	c.Stdin, c.Stderr = os.Stdin, os.Stderr // it may have to ask what a name without a host stands for
 	err = c.Run()
 	var exited *exec.ExitError
 	if errors.As(err, &exited) {
