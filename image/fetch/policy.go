@@ -303,7 +303,7 @@ var errUncovered = errors.New("no policy covers its name")
 // asked. That the user had this check left out once is no proof.
 func (p *pull) storedTrust(ctx context.Context, rules *ruleSet, m *chosenManifest) (image.Trust, bool) {
 	stored, err := p.store.Image(p.ref)
-	if err != nil || stored.ManifestDigest != m.digest || stored.Trust.Insecure != nil {
+	if err != nil || stored.ManifestDigest != m.digest || stored.Trust.Insecure != nil || stored.VerifiedAs() != p.ref { // a tag was proven under another name
 		return image.Trust{}, false
 	}
 	trust, err := p.recheck(ctx, rules, stored)

@@ -343,6 +343,19 @@ func TestUnchanged(t *testing.T) {
 			t.Errorf("requests: %s", l.requests)
 		}
 	}
+	// What another name was given is no proof for that name.
+	w, err := l.store.Writer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	l.push("signed/tagged:1", makeImage(t, layerTar("file", "content")))
+	if err := w.Tag(context.Background(), l.reference("signed/x:1"), l.reference("signed/tagged:1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.pull("signed/tagged:1"); !errors.Is(err, ErrUntrusted) {
+		t.Error("a tag is proven by another name's signature:", err)
+	}
 	// Another key: it has to be proven again, and can't.
 	_, other := sigstoreKey(t)
 	if err := os.RemoveAll(rule.Path); err != nil {
