@@ -32,6 +32,15 @@ func TestSources(t *testing.T) {
 			outcome{"nspawnd-run oci:/var/tmp/sources/layout true", 125, "", "/./"},
 			outcome{"machinectl-lite pull-oci oci:/var/tmp/sources/layout", 1, "", "/import-oci/"},
 			outcome{"cd /var/tmp/sources; " + insecure + "oci:chunked localhost/chunked && nspawnd-run localhost/chunked echo chunked", 0, "/chunked\n$/", "/WARNING/"},
+			// Out again: podman and skopeo read it, and it is the same image.
+			outcome{`cd /var/tmp/sources; for to in oci:out:x oci-archive:out.tar:x docker-archive:out-docker.tar:registry.test/out:1 dir:out-dir; do
+					machinectl-lite export-oci localhost/oci $to || exit
+					skopeo --insecure-policy copy --quiet $to dir:check && skopeo inspect --config --raw dir:check | sha256sum
+					rm -r check
+				done | sort -u | wc -l; machinectl-lite export-oci --compression=zstd localhost/oci oci:out-zstd:x && grep -q tar+zstd out-zstd/blobs/sha256/* && echo zstd
+				podman run --rm --quiet --network=none --cgroups=disabled --runtime=crun oci:out:x echo podman`, 0, "1\nzstd\npodman\n", "//"},
+			outcome{"cd /var/tmp/sources; machinectl-lite export-oci localhost/oci oci:out", 1, "", "/is there already/"},
+			outcome{"cd /var/tmp/sources; " + insecure + "oci-archive:out.tar localhost/again && nspawnd-run localhost/again echo again", 0, "/again\n$/", "/WARNING/"},
 			// The files are gone; nothing of a source is needed or left.
 			outcome{"rm -r /var/tmp/sources; ls /var/tmp | grep -v -e registry -e systemd-private", 1, "", ""},
 		)
