@@ -62,7 +62,7 @@ name with the digest is printed.`,
 func parseSource(s string) (fetch.Source, error) {
 	source, ok, err := fetch.ParseSource(s)
 	if err == nil && !ok {
-		err = fmt.Errorf("%q: must begin with one of %s:", s, strings.Join(fetch.Transports, ":, "))
+		err = fmt.Errorf("%q: begins with none of %s", s, strings.Join(fetch.Transports, ":, ")+":")
 	}
 	return source, err
 }
