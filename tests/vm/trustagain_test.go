@@ -27,7 +27,7 @@ func TestTrustAgain(t *testing.T) {
 			outcome{"machinectl-lite verify-image " + strings.Join([]string{tiny, nginx, redis, unsigned, unsigned + "@" + digest}, " "), 0,
 				"/(?s)demo/tiny:latest +sigstoreSigned +sha256:.*trust.d.*ok\n.*nginx.*signedBy.*ok\n.*redis.*ok\n.*insecure.*ok\n.*digest-pin.*ok\n/", ""},
 			outcome{"machinectl-lite verify-image --json=short " + tiny, 0, `/"result":"ok"/`, ""},
-			outcome{"machinectl-lite verify-image no/such", 1, "No images.\n", "/no image .*no/such/"},
+			outcome{"machinectl-lite verify-image no/such", 1, "No images.\n", "/image docker.io.no.such:latest: not in the store/"},
 		)
 
 		// Nothing is asked of the registry any more.
