@@ -148,8 +148,8 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 		return nil, err
 	}
 
-	if p.from != (Source{}) {
-		trust.From = p.from.String()
+	if trust.From, err = p.from.absolute(); err != nil {
+		return nil, err
 	}
 	img := &image.Image{Reference: p.ref, ManifestDigest: m.digest, Trust: trust}
 	config, layers, err := p.parts(m)

@@ -343,7 +343,11 @@ func (p *pull) judge(ctx context.Context, rules *ruleSet, candidates ...candidat
 func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatures [][]byte, err error) {
 	err = errors.New("no signature that this rule can go by")
 	if a.requirements != nil {
-		err = p.ask(ctx, func() error { return a.verify(ctx, c, p.named) })
+		var unparsed types.UnparsedImage = c
+		if a.byName || p.from == (Source{}) { // what is stored has no name of its own either
+			unparsed = containersimage.UnparsedInstanceWithReference(c.UnparsedImage, p.named)
+		}
+		err = p.ask(ctx, func() error { return a.verify(ctx, unparsed) })
 	}
 	if err == nil && a.kind == image.TrustInsecure {
 		return nil, nil
@@ -378,10 +382,7 @@ func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatur
 	return nil, err
 }
 
-func (a alternative) verify(ctx context.Context, c types.UnparsedImage, name types.ImageReference) error {
-	if a.byName {
-		c = containersimage.UnparsedInstanceWithReference(c, name)
-	}
+func (a alternative) verify(ctx context.Context, c types.UnparsedImage) error {
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: a.requirements})
 	if err != nil {
 		return err

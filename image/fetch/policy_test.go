@@ -308,6 +308,7 @@ func TestHostPolicy(t *testing.T) {
 	if err != nil || got.Trust.Kind != image.TrustGPG || got.Trust.Signer != fmt.Sprintf("%X", key.PrimaryKey.Fingerprint) {
 		t.Error(got, err)
 	}
+	l.verifyAgain(got)
 	l.push("sigstore/x:1", img)
 	l.signSigstore("sigstore/x:1", private)
 	if _, err := l.pull("sigstore/x:1"); !errors.Is(err, ErrUntrusted) {
@@ -317,6 +318,7 @@ func TestHostPolicy(t *testing.T) {
 	if got, err = l.pull("sigstore/x:1"); err != nil || got.Trust.Kind != image.TrustSigstore || !strings.HasPrefix(got.Trust.Signer, "sha256:") {
 		t.Error(got, err)
 	}
+	l.verifyAgain(got)
 	// A rule of ours for a GPG key finds the signatures where registries.d says.
 	os.Remove(filepath.Join(l.etc, "policy.json"))
 	l.write("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)

@@ -52,6 +52,16 @@ func (s Source) String() string {
 	return text
 }
 
+// absolute names the same files from wherever the name is read; "" is for a registry.
+func (s Source) absolute() (string, error) {
+	if s == (Source{}) {
+		return "", nil
+	}
+	var err error
+	s.path, err = filepath.Abs(s.path)
+	return s.String(), err
+}
+
 // hasSignatures says whether signatures can be there.
 func (s Source) hasSignatures() bool { return s == Source{} || s.transport == "dir" }
 

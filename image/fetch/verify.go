@@ -62,13 +62,13 @@ func (p *pull) recheck(ctx context.Context, rules *ruleSet, img *image.Image) (i
 	trust := img.Trust
 	trust.Inputs = rules.inputs
 	switch {
-	case p.ref.Digest() != "" && trust.Kind != image.TrustInsecure:
+	case trust.Insecure != nil:
+		return trust, nil
+	case p.ref.Digest() != "":
 		// The name says what the image is; whatever rule there was is gone.
-		trust = image.Trust{Kind: image.TrustDigest, Time: trust.Time, From: trust.From, Inputs: rules.inputs}
-	case trust.Insecure == nil:
-		return image.Trust{}, p.refused(errUncovered, cmp.Or(trust.Signed, img.ManifestDigest))
+		return image.Trust{Kind: image.TrustDigest, Time: trust.Time, From: trust.From, Inputs: rules.inputs}, nil
 	}
-	return trust, nil
+	return image.Trust{}, p.refused(errUncovered, cmp.Or(trust.Signed, img.ManifestDigest))
 }
 
 // storedCandidate gives what was accepted of img when it was fetched: its manifest, or the index that lists it, and the signatures. It lays
