@@ -22,6 +22,9 @@ type Image struct {
 	Size           int64     `json:"size"` // bytes that its layers take on disk
 	Pulled         time.Time `json:"pulled"`
 	Trust          Trust     `json:"trust"`
+	// ACI has, of an image that was one of rkt's, the image ID (sha512-…) of what each layer was made of. Its signature is for a
+	// file that is not kept, whose digest is Trust.Signed: to verify it again, the file is needed again.
+	ACI []string `json:"aci,omitempty"`
 }
 
 // Trust is why an image was accepted.

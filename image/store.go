@@ -316,6 +316,15 @@ func (w *Writer) close() error {
 	return err
 }
 
+// TempFile returns a new file on the store's disk. It has no name: it is gone when it is closed.
+func (w *Writer) TempFile() (*os.File, error) {
+	f, err := os.CreateTemp(w.dir.Name(), "file-")
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return f, os.Remove(f.Name())
+}
+
 // claim keeps a blob or layer, which may be there or not, from being removed as long as the Writer is open.
 func (w *Writer) claim(ctx context.Context, digest Digest) error {
 	unlock, err := w.store.lock(ctx, unix.LOCK_SH)

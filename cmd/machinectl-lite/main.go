@@ -131,7 +131,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	}{
 		{"Machine verbs:", []*cobra.Command{listCommand(), statusCommand(), terminateCommand()}},
 		{"Image verbs:", []*cobra.Command{
-			pullOCICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),
+			pullOCICommand(), pullACICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),
 			listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(),
 			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(),
 			verifyImageCommand(), trustCommand(),

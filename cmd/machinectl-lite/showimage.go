@@ -245,6 +245,7 @@ func (d imageDetails) format(now time.Time) string {
 	when("Modified", d.Pulled)
 	lines("Usage", fmt.Sprintf("%s (exclusive: %s)", bytesWords(d.Size), bytesWords(d.exclusive)))
 	lines("Layers", d.layers...)
+	lines("ACI", d.ACI...)
 	lines("Trust", string(d.Trust.Kind))
 	lines("Rule", d.Trust.Rule)
 	lines("Signer", d.Trust.Signer)

@@ -110,6 +110,7 @@ type pull struct {
 	stored   *image.Image // that is verified again; nil when one is fetched
 	watchdog *watchdog
 	budget   budget
+	verified *verified // of ACIs, which are verified before
 }
 
 func (p *pull) run(ctx context.Context) (*image.Image, error) {
@@ -152,6 +153,9 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 		return nil, err
 	}
 	img := &image.Image{Reference: p.ref, ManifestDigest: m.digest, Trust: trust}
+	if p.verified != nil {
+		img.ACI = p.verified.ids
+	}
 	config, layers, err := p.parts(m)
 	if err != nil {
 		return nil, err

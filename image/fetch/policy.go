@@ -269,6 +269,9 @@ func absolutePaths(data []byte) (paths []string) {
 
 // decide says why the image is accepted and returns the signatures that prove it, or why it is not.
 func (p *pull) decide(ctx context.Context, rules *ruleSet, m *chosenManifest) (image.Trust, [][]byte, error) {
+	if p.verified != nil {
+		return p.verified.trust, p.verified.signatures, nil
+	}
 	if trust, ok := p.storedTrust(ctx, rules, m); ok {
 		return trust, nil, nil
 	}
