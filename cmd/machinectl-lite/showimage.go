@@ -294,6 +294,7 @@ func (d imageDetails) properties() []property {
 		{"ConfigDigest", string(d.ConfigDigest)},
 		{"Platform", d.platform()},
 		{"Layers", strings.Join(layers, " ")},
+		{"ACI", strings.Join(d.ACI, " ")},
 		{"TrustKind", string(d.Trust.Kind)},
 		{"TrustRule", d.Trust.Rule},
 		{"Signer", d.Trust.Signer},
