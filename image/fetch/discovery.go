@@ -80,12 +80,21 @@ func (p *aciPull) request(ctx context.Context, address string) (response *http.R
 		}
 		if response.StatusCode != http.StatusOK {
 			response.Body.Close()
-			return fmt.Errorf("%s: %w", address, docker.UnexpectedHTTPStatusError{StatusCode: response.StatusCode})
+			return &statusError{address, response.Status, docker.UnexpectedHTTPStatusError{StatusCode: response.StatusCode}}
 		}
 		return nil
 	})
 	return response, err
 }
+
+// statusError is an answer other than 200. It wraps what retries and isStatus go by, whose own text lacks the status.
+type statusError struct {
+	address, status string
+	err             error
+}
+
+func (e *statusError) Error() string { return e.address + ": " + e.status }
+func (e *statusError) Unwrap() error { return e.err }
 
 // fetch copies what is at an address.
 func (p *aciPull) fetch(ctx context.Context, address string, to io.Writer, limit int64, progress bool) error {

@@ -8,4 +8,7 @@
 // configuration, and the layers some at a time: network → digest of the blob → decompression → [image.Writer.AddLayer], which
 // takes the DiffID, keeps the tar and indexes it. Each arrow is a goroutine with a bounded queue. The record is written
 // when all of that is on disk.
+//
+// ACIs (aci.go, discovery.go) are fetched as one file, which is verified before it is unpacked; what comes of it is handled as an OCI
+// image from there on.
 package fetch
