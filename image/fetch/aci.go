@@ -554,3 +554,23 @@ func (f *aciFiles) open(name string) (io.ReadCloser, int64, error) {
 }
 
 func (f *aciFiles) Close() error { return nil } // PullACI closes the files
+
+// aciTransport is what policy.json has no word for but its default.
+var aciTransport = Source{transport: "aci"}
+
+// recheckACI decides again by the record: what was signed is the file, which is not kept. So the key that it was signed by has to be
+// trusted still.
+func (p *pull) recheckACI(rules *ruleSet, trust image.Trust) (image.Trust, error) {
+	trust.Inputs = rules.inputs
+	for _, a := range rules.alternatives {
+		if trust.Kind == image.TrustGPG && a.kind == image.TrustGPG && a.byName && a.signer == trust.Signer {
+			trust.Rule = a.rule
+			return trust, nil
+		}
+	}
+	if len(rules.alternatives) == 0 && trust.Kind != image.TrustGPG {
+		return trust, nil
+	}
+	return image.Trust{}, &Error{Err: fmt.Errorf("%w: the rules for it have changed", ErrUntrusted), Advice: []string{
+		"verify the file again: machinectl-lite pull-aci " + p.ref.String()}}
+}

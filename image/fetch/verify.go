@@ -38,9 +38,15 @@ func (p *pull) recheckNamed(ctx context.Context, img *image.Image) (trust image.
 			return trust, err
 		}
 	}
+	if len(img.ACI) > 0 {
+		p.from = aciTransport
+	}
 	rules, err := p.rules()
 	if err != nil {
 		return trust, err
+	}
+	if len(img.ACI) > 0 {
+		return p.recheckACI(rules, img.Trust)
 	}
 	if p.named, err = named(p.ref); err != nil {
 		return trust, err
@@ -157,6 +163,9 @@ func VerifyContent(store *image.Store, img *image.Image) (faults []error) {
 	}
 	fault(err)
 	indexes := []image.Digest{img.Trust.Signed, img.VerifiedAs().Digest()}
+	if len(img.ACI) > 0 {
+		indexes = nil // what is signed is the file
+	}
 	slices.Sort(indexes)
 	for _, digest := range slices.Compact(indexes) {
 		if digest == "" || digest == img.ManifestDigest {

@@ -95,8 +95,11 @@ func TestPullACI(t *testing.T) {
 			outcome{pull + "app.test/above:1.0", 0, "//", "/left out/"},
 			outcome{"nspawnd-run app.test/above:1.0 cat /etc/file", 0, "from above\n", ""},
 			outcome{pull + "app.test/loop", 1, "", "/app.test/loop depends on itself\n/"},
+			// The record is held against the rules that hold now.
+			outcome{"machinectl-lite verify-image app.test/tiny:1.0 && machinectl-lite trust remove app.test/tiny", 0, "//", "//"},
+			outcome{"nspawnd-run --pull=never app.test/tiny:1.0 echo by app.test", 0, "by app.test\n", ""},
+			outcome{"machinectl-lite trust remove app.test && nspawnd-run --pull=never app.test/tiny:1.0 true", 125, "//", "/not trusted: the rules for it have changed\n  verify .*pull-aci app.test/tiny:1.0\n/"},
 			// No proof but the ID, or none at all. A rule is not got round by an ID.
-			outcome{"machinectl-lite trust remove app.test", 0, "//", ""},
 			outcome{pull + "--image-id=" + id[:100] + " aci:unsigned.aci", 1, "", "/not sha512- and 128/"},
 			outcome{pull + "--image-id=sha512-" + strings.Repeat("0", 128) + " aci:unsigned.aci", 1, "", "/has ID sha512-[0-9a-f]*, not sha512-0/"},
 			outcome{pull + "--image-id=" + id + " ./unsigned.aci && machinectl-lite show-image -P TrustKind app.test/unsigned", 0, "/digest-pin\n$/", "/left out/"},
