@@ -240,6 +240,9 @@ func findImage(ctx context.Context, o options) (*image.Image, *image.Store, erro
 		return nil, nil, err
 	}
 	ref, err := store.Name(o.image)
+	if transport, _, _ := strings.Cut(o.image, ":"); err != nil && slices.Contains([]string{"oci", "oci-archive", "docker-archive", "dir", "aci"}, transport) {
+		err = fmt.Errorf("image %q: images in files are stored before they are run; see machinectl-lite import-oci --help", o.image)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

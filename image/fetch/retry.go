@@ -124,9 +124,12 @@ func (g *gate) proxy(u *url.URL) (*url.URL, error) {
 	defer g.watchdog.end()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if u.Scheme == "https" {
+	switch {
+	case u.Scheme == "https" && u.Path == "/v2/":
+		// The greeting, without credentials: a registry that is marked insecure is greeted again without TLS.
+	case u.Scheme == "https":
 		g.secure[u.Hostname()] = true
-	} else {
+	default:
 		for host := range g.secure {
 			if u.Hostname() == host || strings.HasSuffix(u.Hostname(), "."+host) {
 				return nil, fmt.Errorf("%s redirects from TLS to plain text", host)

@@ -21,7 +21,7 @@ func TestLimits(t *testing.T) {
 		printf '[[registry]]\nlocation = "localhost:5000"\ninsecure = true\n' > /etc/containers/registries.conf.d/lab.conf
 		for _ in $(seq 100); do curl -sf http://localhost:5000/v2/ && break; sleep 0.2; done > /dev/null
 		skopeo --insecure-policy copy -q --dest-tls-verify=false oci:/images:tiny docker://localhost:5000/tiny
-		machinectl-lite pull-oci -q --insecure-options=image localhost:5000/tiny > /dev/null 2>&1
+		machinectl-lite pull-oci -q --insecure-options=image localhost:5000/tiny > /dev/null
 
 		nspawnd-run --name hog --memory 64M localhost:5000/tiny hog 256 || echo "hog: $?"
 		journalctl -q -k -o cat | grep -c 'Killed process.*tiny'

@@ -90,6 +90,7 @@ func TestRun(t *testing.T) {
 
 		cases("fetched, then from the store",
 			outcome{with("--pull=never", "true"), 125, "", "/^nspawnd-run: image .*/demo/tiny:latest: not in the store; to fetch it: machinectl-lite pull-oci .*\n$/"},
+			outcome{"nspawnd-run oci:/srv/image true", 125, "", "/^nspawnd-run: image \"oci:/srv/image\": .*import-oci.*\n$/"},
 			outcome{run + "echo hello", 0, "hello\n", ""},
 			outcome{with("--pull=never", "echo again"), 0, "again\n", ""},
 			outcome{with("--pull=always", "echo fetched"), 0, "fetched\n", ""},

@@ -28,7 +28,7 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{verb("clone " + tiny + " localhost/tool"), 1, "", "/: the name localhost/tool:latest is taken; to free it: machinectl-lite remove localhost/tool:latest\n$/"},
 			outcome{verb("tag " + redis + " localhost/kept:1"), 1, "", "/: localhost/kept:1: is marked read-only; to let it change: machinectl-lite read-only localhost/kept:1 false\n$/"},
 			outcome{verb("rename localhost/tool localhost/renamed:1") + " && " + stored, 0, "localhost/kept:1\nlocalhost/renamed:1\n" + redis + ":latest\n" + tiny + ":latest\n", ""},
-			outcome{verb("rename localhost/tool localhost/x"), 1, "", "machinectl-lite: no image localhost/tool:latest in the store; machinectl-lite list-images shows what there is\n"},
+			outcome{verb("rename localhost/tool localhost/x"), 1, "", "machinectl-lite: image localhost/tool:latest: not in the store; machinectl-lite list-images shows what is there\n"},
 			outcome{verb("tag " + tiny + " x@sha256:" + strings.Repeat("0", 64)), 1, "", "/has a digest.*give it a tag\n$/"},
 			// The proof stays that of the name it was pulled by.
 			outcome{"jq -r '.source, .trust.kind' /var/lib/nspawnd/images/localhost/renamed:1.json", 0, tiny + ":latest\nsigstoreSigned\n", ""},
@@ -43,7 +43,7 @@ func TestStoreVerbs(t *testing.T) {
 
 			// Remove: each name is tried.
 			outcome{verb("remove localhost/none localhost/renamed:1 Bad"), 1, "/^Removed image 'localhost/renamed:1'\nFreed [0-9.]+K: 1 image\n$/",
-				"/^machinectl-lite: no image localhost/none:latest in the store; .*\nmachinectl-lite: image name \"Bad\": .*\n$/"},
+				"/^machinectl-lite: image localhost/none:latest: not in the store; .*\nmachinectl-lite: image name \"Bad\": .*\n$/"},
 			outcome{"nspawnd-run -d --name web " + redis, 0, "web\n", ""},
 			outcome{verb("remove " + redis), 1, "", "machinectl-lite: image " + redis + ":latest: machine web uses it; to end that: machinectl-lite terminate web\n"},
 
@@ -68,7 +68,7 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{verb("__complete read-only " + tiny + " '' 2>/dev/null"), 0, "yes\nno\n:4\n", ""},
 			outcome{verb("remove"), 1, "", "machinectl-lite: remove: no image named (see machinectl-lite remove --help)\n"},
 			outcome{verb("clean x"), 1, "", "machinectl-lite: clean takes no argument (see machinectl-lite clean --help)\n"},
-			outcome{verb("--root /no/such clean") + "; " + verb("--root /no/such remove x") + "; ls /no", 2, "", "/: no image docker.io/library/x:latest in the store; .*\nls: /"},
+			outcome{verb("--root /no/such clean") + "; " + verb("--root /no/such remove x") + "; ls /no", 2, "", "/: image docker.io/library/x:latest: not in the store; .*\nls: /"},
 		)
 	})
 }
