@@ -215,7 +215,11 @@ func checkTar(t *testing.T, data []byte) {
 	sparse := &sparseKeeper{dir: t.TempDir()}
 	defer sparse.close()
 	if tree, err = readTar(bytes.NewReader(data), sparse, nil); err != nil {
-		t.Fatal(err)
+		// Only who reads a sparse file's content sees that it is damaged.
+		if _, dirsErr := (dirsBackend{}).create(t.TempDir(), bytes.NewReader(data)); dirsErr == nil {
+			t.Errorf("one backend takes it, the other does not: %v", err)
+		}
+		return
 	}
 	var index bytes.Buffer
 	if err := writeErofs(&index, tree); err != nil {
