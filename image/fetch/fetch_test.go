@@ -259,7 +259,7 @@ func TestRefusedImages(t *testing.T) {
 		{"platform", "is for linux/arm64, not for linux/amd64", customImage(t, types.OCILayer, fmt.Appendf(nil, `{"os":"linux","architecture":"arm64","rootfs":{"type":"layers","diff_ids":[%q]}}`, diffID[0]), blob)},
 		{"diffid", "its uncompressed content has digest " + diffID[0], rawImage(t, types.OCILayer, other, blob)},
 		{"cut", "unexpected EOF", rawImage(t, types.OCILayer, diffID, blob[:len(blob)-20])},
-		{"trailing", "gzip: invalid header", rawImage(t, types.OCILayer, diffID, append(slices.Clone(blob), "something that trails"...))},
+		{"trailing", "gzip: data after the end", rawImage(t, types.OCILayer, diffID, append(slices.Clone(blob), "something that trails"...))},
 		{"garbage", "layer " + diffID[0] + ": reading tar", rawImage(t, types.OCILayer, diffID, bytes.Repeat([]byte("x"), 2000))},
 		{"hostile", `entry "../x"`, rawImage(t, types.OCILayer, []string{string(image.DigestOf(layerTar("../x", "")))}, gzipped(layerTar("../x", "")))},
 		{"terminal", "entry \"\\x1b[31m/../x\"", rawImage(t, types.OCILayer, []string{string(image.DigestOf(layerTar("\x1b[31m/../x", "")))}, gzipped(layerTar("\x1b[31m/../x", "")))},

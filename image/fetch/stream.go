@@ -13,11 +13,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"go.podman.io/image/v5/types"
 
 	"nspawnd/image"
+	"nspawnd/image/internal/inflate"
 )
 
 const (
@@ -104,7 +104,7 @@ func (p *progressReader) Read(b []byte) (int, error) {
 // and nothing may follow the compressed data. interrupt has to end a read of the blob that waits for the network.
 func uncompress(blob io.ReadCloser, interrupt func()) io.ReadCloser {
 	ahead := readAhead(blob, interrupt)
-	layer := &layerReader{compressed: bufio.NewReaderSize(ahead, pieceSize)}
+	layer := &layerReader{compressed: bufio.NewReader(ahead)} // for the first bytes, large reads go past it
 	return readAhead(layer, func() { ahead.Close() })
 }
 
@@ -162,7 +162,7 @@ func decompressor(r *bufio.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case isGzip(magic):
-		return gzip.NewReader(r)
+		return io.NopCloser(inflate.NewReader(r)), nil
 	case isZstd(magic):
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
