@@ -58,7 +58,7 @@ func TestTranslate(t *testing.T) {
 			if m.Payload, err = Merge(c.config, c.options, m.Name); err != nil {
 				t.Fatal(err)
 			}
-			set := m.Translate()
+			set := translate(t, m)
 			golden(t, name+".units", set.Text())
 			var b strings.Builder
 			for _, u := range append([]Unit{set.Main}, set.Aux...) {
@@ -70,6 +70,15 @@ func TestTranslate(t *testing.T) {
 			golden(t, name+".bus", b.String())
 		})
 	}
+}
+
+func translate(t *testing.T, m Machine) Set {
+	t.Helper()
+	set, err := m.Translate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
 }
 
 func golden(t *testing.T, name, got string) {
@@ -151,10 +160,10 @@ func TestTextKeepsItsLines(t *testing.T) {
 		}
 		return out
 	}
-	if diff := cmp.Diff(keys(plain.Translate()), keys(m.Translate())); diff != "" {
+	if diff := cmp.Diff(keys(translate(t, plain)), keys(translate(t, m))); diff != "" {
 		t.Errorf("directives differ (-plain +evil):\n%s", diff)
 	}
-	for _, r := range m.Translate().Text() {
+	for _, r := range translate(t, m).Text() {
 		if r < ' ' && r != '\n' || r == 0x7f {
 			t.Errorf("control character %q in the unit files", r)
 		}

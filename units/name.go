@@ -1,9 +1,6 @@
 package units
 
 import (
-	"errors"
-	"fmt"
-	"path"
 	"strings"
 )
 
@@ -38,36 +35,4 @@ func MachineNameFrom(s string) string {
 		return "machine"
 	}
 	return s
-}
-
-// ParseVolume reads HOST:PATH[:OPTION,…] as podman-run(1) --volume does. A relative HOST starts with "."; the caller
-// makes it absolute.
-func ParseVolume(s string) (Volume, error) {
-	parts := strings.Split(s, ":")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" {
-		return Volume{}, fmt.Errorf("%q is not HOST:PATH[:OPTIONS]", s)
-	}
-	v := Volume{Source: parts[0], Target: path.Clean(parts[1])}
-	switch {
-	case !strings.HasPrefix(v.Source, "/") && !strings.HasPrefix(v.Source, "."):
-		return v, fmt.Errorf("%q: %q is not a path; write an absolute one, or ./%s", s, v.Source, v.Source)
-	case !path.IsAbs(v.Target):
-		return v, fmt.Errorf("%q: the path inside, %q, is not absolute", s, parts[1])
-	case v.Target == "/":
-		return v, errors.New("the root of the machine can't be a volume")
-	}
-	if len(parts) == 3 {
-		for option := range strings.SplitSeq(parts[2], ",") {
-			switch option {
-			case "ro":
-				v.ReadOnly = true
-			case "bind":
-				v.NoRecursive = true
-			case "rw", "rbind":
-			default:
-				return v, fmt.Errorf("%q: %q is not one of ro, rw, rbind, bind", s, option)
-			}
-		}
-	}
-	return v, nil
 }

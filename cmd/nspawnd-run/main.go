@@ -75,40 +75,17 @@ Exit status:
 		SilenceErrors:         true,
 		SilenceUsage:          true,
 		DisableFlagsInUseLine: true,
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
-			o.entrypointSet = c.Flags().Changed("entrypoint")
 			var err error
-			*status, err = run(context.Background(), o)
+			*status, err = run(context.Background(), &o)
 			for errors.Is(err, image.ErrChanged) { // by a pull at the same time: what it stored is what is meant
-				*status, err = run(context.Background(), o)
+				*status, err = run(context.Background(), &o)
 			}
 			return err
 		},
 	}
-	f := command.Flags()
-	f.SetInterspersed(false) // what follows IMAGE is the payload's
-	f.SortFlags = false
-	f.StringVar(&o.name, "name", "", "name of the machine (default: made from the image's)")
-	f.BoolVarP(&o.detach, "detach", "d", false, "return when it runs, and print its name; output goes to the journal")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "set `NAME=VALUE` in the environment, or pass NAME on from this one")
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "bind mount `HOST:PATH[:ro|rw|rbind|bind]` into it")
-	f.StringVarP(&o.user, "user", "u", "", "run as `USER[:GROUP]`, by name in the image or by number")
-	f.StringVarP(&o.workdir, "workdir", "w", "", "start in `DIR`")
-	f.StringVar(&o.entrypoint, "entrypoint", "", "run `COMMAND` (or a JSON array) instead of the image's entrypoint")
-	f.BoolVar(&o.readOnly, "read-only", false, "mount the root file system read-only (/run, /tmp and /var/tmp stay writable)")
-	f.StringVar(&o.network, "network", "host", "network it sees: `host|none`")
-	f.StringVarP(&o.memory, "memory", "m", "", "limit its memory to `SIZE` (512m, 2g), and its swap to as much again")
-	f.StringVar(&o.cpus, "cpus", "", "limit its CPU time to that of `N` CPUs (1.5)")
-	f.StringVar(&o.pidsLimit, "pids-limit", "", "limit its processes and threads to `N` (-1: no limit; default 2048)")
-	f.StringVar(&o.pull, "pull", "missing", "when to fetch the image: `missing|always|never`")
-	f.StringSliceVar(&o.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
-	f.StringArrayVarP(&o.properties, "property", "p", nil, "set a unit's directive, `NAME=VALUE` (systemd.exec(5), systemd.resource-control(5), …)")
-	f.BoolVar(&o.dryRun, "dry-run", false, "print the units that would be started, and start nothing")
-	f.StringVar(&o.root, "root", "", "`DIR` of the store (default "+image.DefaultRoot+")")
-	command.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (nspawnd-run --help lists the options)", err)
-	})
+	addFlags(command, &o)
 	return command
 }
 

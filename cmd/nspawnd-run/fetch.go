@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"nspawnd/image"
+)
+
+// findImage gives the image from the store, and fetches it before where --pull asks for that. Fetching is done by
+// machinectl-lite: what it links costs every start several milliseconds.
+func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, error) {
+	dir := o.source.root
+	store, err := image.Open(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	ref, err := store.Name(o.image)
+	if transport, _, _ := strings.Cut(o.image, ":"); err != nil && slices.Contains([]string{"oci", "oci-archive", "docker-archive", "dir", "aci"}, transport) {
+		err = fmt.Errorf("image %q: images in files are stored before they are run; see machinectl-lite import-oci --help", o.image)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.source.pull != "always" || o.unit.dryRun {
+		img, err := store.Image(ref)
+		switch {
+		case err == nil:
+			return img, store, checkTrust(ctx, dir, img, o.source.insecure)
+		case !errors.Is(err, image.ErrNotFound):
+			return nil, nil, err
+		case o.source.pull == "never" || o.unit.dryRun:
+			return nil, nil, fmt.Errorf("image %s: not in the store; to fetch it: machinectl-lite pull-oci %s", ref, o.image)
+		}
+	}
+	if err := fetch(ctx, dir, o.image, o.source.insecure); err != nil {
+		return nil, nil, err
+	}
+	if ref, err = store.Name(o.image); err != nil { // what a name without a host stands for is known now
+		return nil, nil, err
+	}
+	img, err := store.Image(ref)
+	if errors.Is(err, image.ErrNotFound) { // removed again
+		err = image.ErrChanged
+	}
+	return img, store, err
+}
+
+// fetch runs machinectl-lite pull-oci.
+func fetch(ctx context.Context, root, name string, insecure []string) error {
+	args := []string{"pull-oci", "--quiet", "--root", root}
+	for _, what := range insecure {
+		args = append(args, "--insecure-options="+what)
+	}
+	return runTool(ctx, append(args, name)...)
+}
+
+// checkTrust wants a stored image to be one that the rules accept. As long as none of their files has changed since that was last decided, it
+// is; otherwise machinectl-lite decides again, from what is stored.
+func checkTrust(ctx context.Context, root string, img *image.Image, insecure []string) error {
+	switch {
+	case img.Trust.Inputs.Current(time.Now()):
+		return nil
+	case slices.Contains(insecure, "image"):
+		fmt.Fprintf(os.Stderr, "nspawnd-run: WARNING: whether image %s is trusted is not checked (--insecure-options=image)\n", img.Reference)
+		return nil
+	}
+	return runTool(ctx, "verify-image", "--policy-only", "--root", root, img.Reference.String())
+}
+
+// runTool runs machinectl-lite, which has said what is wrong when it fails.
+func runTool(ctx context.Context, args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), "machinectl-lite"), args...)
+	c.Args[0] = "nspawnd-run"
+	c.Stdin, c.Stderr = os.Stdin, os.Stderr // it may have to ask what a name without a host stands for
+	err = c.Run()
+	var exited *exec.ExitError
+	if errors.As(err, &exited) {
+		return errReported
+	}
+	return err
+}
+
+// errReported says that the user has been told already.
+var errReported = errors.New("reported")

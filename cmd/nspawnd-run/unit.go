@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+
+	"nspawnd/image"
+	"nspawnd/units"
+
+	"github.com/spf13/pflag"
+)
+
+// unitFlags say what the machine's unit is called and how it is started.
+type unitFlags struct {
+	name           string
+	detach, dryRun bool
+	properties     []string
+}
+
+func (g *unitFlags) register(f *pflag.FlagSet) {
+	f.StringVar(&g.name, "name", "", "name of the machine (default: made from the image's)")
+	f.BoolVarP(&g.detach, "detach", "d", false, "return when it runs, and print its name; output goes to the journal")
+	f.StringArrayVarP(&g.properties, "property", "p", nil, "set a unit's directive, `NAME=VALUE` (systemd.exec(5), systemd.resource-control(5), …)")
+	f.BoolVar(&g.dryRun, "dry-run", false, "print the units that would be started, and start nothing")
+}
+
+func (g *unitFlags) apply(m *units.Machine, _ *units.Options) error {
+	if g.name != "" && !units.ValidName(g.name) {
+		return fmt.Errorf("--name: %q is not a machine name (letters, digits, \"-\", \"_\" and \".\" between them, at most 64)", g.name)
+	}
+	m.Name, m.Detached = g.name, g.detach
+	return nil
+}
+
+// directives reads --property, for a manager of the given version.
+func (g *unitFlags) directives(manager int) ([]units.Directive, error) {
+	var directives []units.Directive
+	for _, p := range g.properties {
+		d, err := units.ParseDirective(p, manager)
+		if err != nil {
+			return nil, fmt.Errorf("--property: %w", err)
+		}
+		directives = append(directives, d)
+	}
+	return directives, nil
+}
+
+// imageFlags say where the image comes from.
+type imageFlags struct {
+	pull, root string
+	insecure   []string
+}
+
+func (g *imageFlags) register(f *pflag.FlagSet) {
+	f.StringVar(&g.pull, "pull", "missing", "when to fetch the image: `missing|always|never`")
+	f.StringSliceVar(&g.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
+	f.StringVar(&g.root, "root", image.DefaultRoot, "`DIR` of the store")
+}
+
+func (g *imageFlags) apply(*units.Machine, *units.Options) error {
+	for _, what := range g.insecure {
+		if what != "image" {
+			return fmt.Errorf("--insecure-options: %q is not a protection; the one there is: image", what)
+		}
+	}
+	return oneOf("--pull", g.pull, "missing", "always", "never")
+}
