@@ -22,7 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/storage/pkg/configfile"
 
@@ -91,6 +91,7 @@ func (s ACISource) String() string { return cmp.Or(s.file, s.url, s.app.String()
 const (
 	maxACI             = 8 << 30 // bytes of the file
 	maxACISignature    = 1 << 20
+	maxXZDictionary    = 64 << 20 // that of xz -9
 	maxDependencyDepth = 16
 )
 
@@ -361,7 +362,7 @@ func (a *archive) open(ctx context.Context) (io.Reader, error) {
 	var plain io.Reader
 	switch {
 	case bytes.Equal(magic, []byte("\xfd7zXZ\x00")):
-		plain, err = xz.NewReader(r)
+		plain, err = xz.NewReader(r, maxXZDictionary)
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		plain = bzip2.NewReader(r)
 	default:

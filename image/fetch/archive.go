@@ -34,6 +34,9 @@ func openDockerArchive(ctx context.Context, f *tarFiles, wanted string) (src *fi
 	if err != nil {
 		return nil, err
 	}
+	if err := checkObjects(data); err != nil {
+		return nil, err
+	}
 	type item struct {
 		Config   string
 		RepoTags []string

@@ -63,8 +63,8 @@ func parseHTTPS(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// request asks for an address. The error has the status if it is another than 200.
-func (p *aciPull) request(ctx context.Context, address string) (response *http.Response, err error) {
+// request asks for an address. The error has the status if it is none of success.
+func (p *aciPull) request(ctx context.Context, address string, header http.Header) (response *http.Response, err error) {
 	if _, err := parseHTTPS(address); err != nil {
 		return nil, err
 	}
@@ -73,12 +73,13 @@ func (p *aciPull) request(ctx context.Context, address string) (response *http.R
 		if err != nil {
 			return err
 		}
+		request.Header = header.Clone()
 		request.Header.Set("User-Agent", "nspawnd")
 		request.Header.Set("Accept-Encoding", "identity") // what is signed is what is sent
 		if response, err = webClient.Do(request); err != nil {
 			return err
 		}
-		if response.StatusCode != http.StatusOK {
+		if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusPartialContent {
 			response.Body.Close()
 			return &statusError{address, response.Status, docker.UnexpectedHTTPStatusError{StatusCode: response.StatusCode}}
 		}
@@ -96,18 +97,39 @@ type statusError struct {
 func (e *statusError) Error() string { return e.address + ": " + e.status }
 func (e *statusError) Unwrap() error { return e.err }
 
-// fetch copies what is at an address.
+// fetch copies what is at an address. After a break it goes on where it was, if the server can and still has the same.
 func (p *aciPull) fetch(ctx context.Context, address string, to io.Writer, limit int64, progress bool) error {
 	var total int64
-	open := func() (io.ReadCloser, error) {
-		response, err := p.request(ctx, address)
+	var tag string
+	open := func(from int64) (io.ReadCloser, int64, error) {
+		header := http.Header{}
+		if from > 0 && tag != "" {
+			header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+			header.Set("If-Range", tag)
+		}
+		response, err := p.request(ctx, address, header)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
+		}
+		if response.StatusCode == http.StatusPartialContent {
+			if !strings.HasPrefix(response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", from)) {
+				response.Body.Close()
+				return nil, 0, fmt.Errorf("%s: another part than was asked for", address)
+			}
+			return response.Body, from, nil
+		}
+		before := tag
+		if tag = response.Header.Get("ETag"); tag == "" || strings.HasPrefix(tag, "W/") { // which other bytes may have too
+			tag = response.Header.Get("Last-Modified")
+		}
+		if from > 0 && tag != before {
+			response.Body.Close()
+			return nil, 0, fmt.Errorf("%s: has changed meanwhile", address)
 		}
 		total = response.ContentLength
-		return response.Body, nil
+		return response.Body, 0, nil
 	}
-	body, err := open()
+	body, _, err := open(0)
 	if err != nil {
 		return err
 	}

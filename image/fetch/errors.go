@@ -166,8 +166,14 @@ func PullCommand(img *image.Image) string {
 	return "pull-oci " + name
 }
 
+// maxLine is how many bytes of an error are shown. A stranger's word in it may have millions.
+const maxLine = 2 << 10
+
 // printable makes one line of s that does nothing to a terminal.
 func printable(s string) string {
+	if len(s) > maxLine { // the end says why
+		s = s[:maxLine/2] + " … " + s[len(s)-maxLine/2:]
+	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t':

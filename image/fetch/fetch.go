@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -38,6 +39,7 @@ const (
 	parallelLayers = 3
 	// Limits on an image; those on a layer are in package image.
 	maxImageSize = 64 << 30 // bytes of uncompressed layers
+	maxObjects   = 10_000   // JSON objects in a manifest or index
 )
 
 // patience is how long a registry that says nothing is waited for. It is longer than the minute that one may ask for with
@@ -279,9 +281,19 @@ func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*c
 
 func (p *pull) readManifest(ctx context.Context, m *chosenManifest) error {
 	return p.ask(ctx, func() (err error) {
-		m.blob, m.mimeType, err = m.image.Manifest(ctx)
-		return err
+		if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
+			return err
+		}
+		return checkObjects(m.blob)
 	})
+}
+
+// checkObjects refuses a manifest or index that would take hundreds of times its size in memory.
+func checkObjects(manifest []byte) error {
+	if n := bytes.Count(manifest, []byte("{")); n > maxObjects {
+		return fmt.Errorf("manifest with %d objects, more than %d", n, maxObjects)
+	}
+	return nil
 }
 
 // Media types of layers that are plain tars in the end. Compression is recognised by content, as podman does it.
@@ -352,14 +364,14 @@ func (p *pull) checkPlatform(got image.Platform) error {
 
 // openBlob starts to fetch a blob. Reading it fails at the end if its size or digest is another.
 func (p *pull) openBlob(ctx context.Context, info types.BlobInfo) (io.ReadCloser, error) {
-	open := func() (blob io.ReadCloser, err error) {
+	open := func(int64) (blob io.ReadCloser, at int64, err error) {
 		err = p.ask(ctx, func() error {
 			blob, _, err = p.source.GetBlob(ctx, info, none.NoCache)
 			return err
 		})
-		return blob, err
+		return blob, 0, err
 	}
-	blob, err := open()
+	blob, _, err := open(0)
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", info.Digest, err)
 	}

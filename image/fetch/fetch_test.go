@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,12 +20,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/stargz-snapshotter/estargz"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+	"go.podman.io/storage/pkg/chunked/compressor"
 	"golang.org/x/sys/unix"
 
 	"nspawnd/image"
@@ -202,6 +205,13 @@ func zstdCompressed(t *testing.T, data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
+// randomText is the same each time.
+func randomText(n int) string {
+	random := make([]byte, n)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	return string(random)
+}
+
 func TestLayerFormats(t *testing.T) {
 	needMounts(t)
 	l := newLab(t)
@@ -229,6 +239,44 @@ func TestLayerFormats(t *testing.T) {
 		if _, err := l.pullWith(name+":1", l.insecure()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// What is made to be fetched in pieces: a table of contents behind the files, as one more file, or in frames that are no content.
+	tarball := layerTar("random", randomText(3<<20))
+	built, err := estargz.Build(io.NewSectionReader(bytes.NewReader(tarball), 0, int64(len(tarball))), estargz.WithChunkSize(1<<18))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stargz, err := io.ReadAll(built)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chunked bytes.Buffer
+	w, err := compressor.ZstdCompressor(&chunked, map[string]string{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(tarball)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, img := range map[string]v1.Image{
+		"stargz":  rawImage(t, types.OCILayer, []string{string(built.DiffID())}, stargz),
+		"chunked": rawImage(t, types.OCILayerZStd, []string{string(image.DigestOf(tarball))}, chunked.Bytes()),
+	} {
+		l.push(name+":1", img)
+		got, err := l.pullWith(name+":1", l.insecure())
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		mount, err := l.store.Mount(got, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := image.NewRoot(mount).ReadFile("random", 4<<20); string(data) != randomText(3<<20) {
+			t.Errorf("%s: another file, of %d bytes, %v", name, len(data), err)
+		}
+		mount.Close()
 	}
 	empty := layerTar("x", "y")
 	l.push("twice:1", rawImage(t, types.OCILayer, []string{string(image.DigestOf(empty)), string(image.DigestOf(empty))}, gzipped(empty), gzipped(empty)))

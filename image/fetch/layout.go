@@ -28,6 +28,9 @@ func openLayout(f files, refName string) (src *fileSource, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkObjects(data); err != nil {
+		return nil, err
+	}
 	var index v1.Index
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("%s: %w", v1.ImageIndexFile, err)

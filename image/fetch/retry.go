@@ -73,7 +73,7 @@ func isTransient(err error) bool {
 // resumedBlob asks for a blob again when the connection breaks, and skips what has been read.
 type resumedBlob struct {
 	ctx      context.Context
-	open     func() (io.ReadCloser, error)
+	open     func(from int64) (blob io.ReadCloser, at int64, err error) // what is sent may begin before what was asked for
 	blob     io.ReadCloser
 	done     int64 // bytes
 	failures int   // without a MiB between them
@@ -96,13 +96,13 @@ func (r *resumedBlob) Read(p []byte) (int, error) {
 	if err := sleep(r.ctx, firstDelay<<(r.failures-1)); err != nil {
 		return n, err
 	}
-	blob, err := r.open()
+	blob, at, err := r.open(r.done)
 	if err != nil {
 		return n, err
 	}
 	r.blob.Close()
 	r.blob = blob
-	if _, err = io.CopyN(io.Discard, blob, r.done); err == io.EOF {
+	if _, err = io.CopyN(io.Discard, blob, r.done-at); err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -85,9 +84,7 @@ func TestRetry(t *testing.T) {
 // A blob that breaks off goes on where it was, by a range if the registry knows that.
 func TestResume(t *testing.T) {
 	needMounts(t)
-	random := make([]byte, 6<<20)
-	rand.NewChaCha8([32]byte{}).Read(random)
-	tar := layerTar("random", string(random))
+	tar := layerTar("random", randomText(6<<20))
 	blob := gzipped(tar)
 	for _, test := range []struct {
 		name   string
