@@ -130,6 +130,7 @@ var directives = map[string]directive{
 	"MemoryDenyWriteExecute":  {"Service", boolean, "", 0},
 	"KeyringMode":             {"Service", text, "", 0},
 	"Personality":             {"Service", text, "", 0},
+	"AppArmorProfile":         {"Service", profile, "", 0},
 	"SELinuxContext":          {"Service", text, "", 0},
 	"RemoveIPC":               {"Service", boolean, "", 0},
 

@@ -1,37 +1,73 @@
 package units
 
-import "runtime"
+import (
+	"fmt"
+	"strings"
+)
 
 // DefaultCapabilities are those that podman gives a rootful container (containers.conf(5), default_capabilities).
 var DefaultCapabilities, _ = ParseCapabilities(
 	"CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT")
 
-func (m Machine) isolate(u *Unit) {
-	u.set("PrivatePIDs", "yes")
-	u.set("PrivateIPC", true)
+// isolate adds what keeps the machine apart from the host.
+func (m Machine) isolate(u *Unit) (notes []string) {
+	s := m.Security
+	if !s.HostPID {
+		u.set("PrivatePIDs", "yes")
+	}
+	u.set("PrivateIPC", !s.HostIPC)
+	if !s.HostUTS {
+		m.hostname(u)
+	}
+	if m.Network == NoNetwork {
+		u.set("PrivateNetwork", true)
+	}
+	u.set("CapabilityBoundingSet", s.capabilities()|m.launcherCapabilities())
+	if s.AppArmor != "" {
+		u.set("AppArmorProfile", s.AppArmor)
+	}
+	if s.SELinux != "" {
+		u.set("SELinuxContext", s.SELinux)
+	}
+	if s.Privileged {
+		u.set("ProtectControlGroups", "private")
+		return nil
+	}
 	u.set("PrivateDevices", true)
 	u.set("ProtectControlGroups", "strict")
-	u.set("ProtectKernelTunables", true)
+	readOnly := s.unmasked(readOnlyPaths)
+	if len(s.Unmask) == 0 {
+		u.set("ProtectKernelTunables", true)
+	} else { // that would hide some of them again
+		readOnly = append(readOnly, "-+/sys")
+	}
+	u.set("NoNewPrivileges", !s.NewPrivileges)
+	if !s.NoSeccomp {
+		profile := podmanProfile
+		if s.Seccomp != nil {
+			profile = s.Seccomp
+		}
+		if calls := profile.set(u, s.capabilities()); s.Seccomp != nil && len(calls) > 0 {
+			notes = append(notes, fmt.Sprintf("%s: conditions on arguments can't be expressed; calls that it allows with some arguments are allowed with any: %s",
+				s.SeccompFile, strings.Join(calls, " ")))
+		}
+	}
+	masked := s.unmasked(maskedPaths)
+	for _, p := range s.Mask {
+		masked = append(masked, "-+"+p)
+	}
+	u.set("InaccessiblePaths", masked)
+	u.set("ReadOnlyPaths", readOnly)
+	return notes
+}
+
+func (m Machine) hostname(u *Unit) {
 	if m.Manager >= directives["ProtectHostname"].since {
 		u.set("ProtectHostname", Pair{"private", m.Name})
 	} else {
 		u.set("ProtectHostname", Pair{"yes", ""}) // its own UTS namespace, with the host's name
 	}
-	if m.Network == NoNetwork {
-		u.set("PrivateNetwork", true)
-	}
-	u.set("NoNewPrivileges", true)
-	u.set("CapabilityBoundingSet", DefaultCapabilities)
-	u.set("SystemCallFilter", []Filter{{true, allowedCalls}, {false, refusedCalls}})
-	u.set("SystemCallArchitectures", architectures)
-	u.set("SystemCallErrorNumber", int32(38)) // ENOSYS, as in podman's profile
-	u.set("InaccessiblePaths", maskedPaths)
-	u.set("ReadOnlyPaths", readOnlyPaths)
 }
-
-// architectures are those of podman's profile but x32, which hardly a kernel has: the manager builds a filter for each, which costs a
-// start some milliseconds.
-var architectures = map[string][]string{"amd64": {"native", "x86"}, "arm64": {"native", "arm"}}[runtime.GOARCH]
 
 // maskedPaths and readOnlyPaths are those of podman's default (podman-run(1), --security-opt mask and unmask). "-": it
 // may be absent; "+": below the root.

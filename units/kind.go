@@ -72,7 +72,9 @@ var (
 	statuses    = kind{nil, line(formatStatuses), one, nil}
 	fields      = kind{parser(splitWords), eachWord, bytesProperty, extend[string]}
 	hostname    = kind{parser(parsePair), line(formatPair), hostnameProperty, nil}
-	devices     = kind{parser(parseDevice), eachDevice, one, extend[Pair]}
+	// profile is sent with a flag that it may be missing.
+	profile = kind{parser(func(s string) (string, error) { return s, nil }), line(escapeSpecifiers), profileProperty, nil}
+	devices = kind{parser(parseDevice), eachDevice, one, extend[Pair]}
 )
 
 // Command is a program and its arguments, argv[0] among them. The manager expands neither "$" nor "%" in them.
@@ -287,6 +289,14 @@ func formatLimit(l Limit) string { return formatCount(l.Soft) + ":" + formatCoun
 func limitProperties(property string, v any) []Property {
 	l := v.(Limit)
 	return []Property{{property, l.Hard}, {property + "Soft", l.Soft}}
+}
+
+func profileProperty(property string, v any) []Property {
+	name, ignoreMissing := strings.CutPrefix(v.(string), "-")
+	return []Property{{property, struct {
+		IgnoreMissing bool
+		Profile       string
+	}{ignoreMissing, name}}}
 }
 
 // Flags of a command, with their prefixes in unit files (systemd.service(5), "Command lines").

@@ -2,6 +2,7 @@ package units
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"nspawnd/cgroup"
@@ -29,6 +30,7 @@ type Machine struct {
 	ReadOnly  bool
 	Network   Network
 	Resources cgroup.Resources
+	Security  Security
 	Extra     []Directive // --property, laid over everything else
 	Detached  bool        // logs to the journal and stays visible when it failed
 
@@ -66,6 +68,9 @@ const defaultTasks = 2048 // containers.conf(5) pids_limit
 
 // Translate gives the units of the machine. The error says what the running systemd can't do.
 func (m Machine) Translate() (Set, error) {
+	if err := m.Security.check(); err != nil {
+		return Set{}, err
+	}
 	companion := CompanionName(m.Name)
 	u := Unit{Name: ServiceName(m.Name)}
 	u.set("Description", m.Name+": "+m.Image)
@@ -74,7 +79,7 @@ func (m Machine) Translate() (Set, error) {
 	u.set("CollectMode", m.collectMode())
 	m.process(&u)
 	m.files(&u)
-	m.isolate(&u)
+	notes := append(slices.Clone(m.Payload.Notes), m.isolate(&u)...)
 	u.set("Slice", "machine.slice")
 	u.set("TasksMax", uint64(defaultTasks))
 	for _, s := range m.Resources.Settings() {
@@ -83,7 +88,7 @@ func (m Machine) Translate() (Set, error) {
 	for _, d := range m.Extra {
 		u.set(d.Name, d.Value)
 	}
-	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: m.Payload.Notes}
+	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
 	if m.mainIsStrange() {
 		stopper := stopper(u)
 		set.Main.set("Wants", []string{stopper.Name})

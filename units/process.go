@@ -29,7 +29,14 @@ func (m Machine) process(u *Unit) {
 		for _, g := range a.Groups {
 			ids = append(ids, strconv.Itoa(int(g)))
 		}
-		launch := []string{launcherPath, "--ids=" + strings.Join(ids, ",")}
+		launch := []string{launcherPath}
+		if caps := m.Security.capabilities(); m.launcherCapabilities()&^caps != 0 {
+			launch = append(launch, fmt.Sprintf("--bounding=%x", caps))
+		}
+		if ambient := m.Security.AddCapabilities; ambient != 0 && a.UID != 0 { // as podman: what was asked for, also without root
+			launch = append(launch, fmt.Sprintf("--ambient=%x", ambient))
+		}
+		launch = append(launch, "--ids="+strings.Join(ids, ","))
 		for _, e := range odd {
 			launch = append(launch, "--env="+e)
 		}
@@ -107,6 +114,17 @@ func (m Machine) launched() bool {
 	_, odd := m.environment()
 	return len(odd) > 0
 }
+
+// launcherCapabilities are those that the launcher needs to make the payload's process what it is to be, also where the payload is to have
+// none of them.
+func (m Machine) launcherCapabilities() uint64 {
+	if a := m.Account; !m.launched() || a.UID == 0 && a.GID == 0 && len(a.Groups) == 0 {
+		return 0
+	}
+	return becomeUser
+}
+
+var becomeUser, _ = ParseCapabilities("SETUID SETGID SETPCAP")
 
 // environment parts the payload's variables: those that Environment= takes, and those that only the launcher can set.
 func (m Machine) environment() (plain, odd []string) {

@@ -22,6 +22,7 @@ type options struct {
 	mounts    mountFlags
 	network   networkFlags
 	resources resourceFlags
+	security  securityFlags
 }
 
 // flagGroup is flags that belong together.
@@ -47,6 +48,7 @@ func (o *options) sections() []section {
 		{"Files", &o.mounts},
 		{"Network", &o.network},
 		{"Resources", &o.resources},
+		{"Security", &o.security},
 	}
 }
 
