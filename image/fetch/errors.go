@@ -91,6 +91,9 @@ func (p *pull) explain(ctx context.Context, err error) error {
 	case errors.As(err, &certificateError), errors.As(err, new(x509.UnknownAuthorityError)):
 		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
 		e.Advice = []string{"if the registry has a certificate of your own: copy its CA to /etc/containers/certs.d/" + host + "/ca.crt"}
+	case isCertificateAlert(err):
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+		e.Advice = []string{"if it wants a certificate of yours: copy it to /etc/containers/certs.d/" + host + "/client.cert and its key to client.key"}
 	case errors.As(err, &recordError), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		err = fmt.Errorf("%w: it does not speak TLS", ErrUnreachable)
 		e.Advice = []string{"if that is meant to be: see \"insecure\" in containers-registries.conf(5)"}
@@ -101,6 +104,13 @@ func (p *pull) explain(ctx context.Context, err error) error {
 	}
 	e.Err = fmt.Errorf("image %s: %w", p.ref, err)
 	return e
+}
+
+// isCertificateAlert says whether the other side refused our certificate, or that we have none; crypto/tls has no type for that
+// which others can see.
+func isCertificateAlert(err error) bool {
+	var remote *net.OpError
+	return errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate")
 }
 
 func isStatus(err error, codes ...int) bool {

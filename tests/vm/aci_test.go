@@ -1,9 +1,6 @@
 package vm
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,12 +8,7 @@ import (
 
 // TestPullACI is rkt's own images, from a publisher's site with discovery tags and from files.
 func TestPullACI(t *testing.T) {
-	server := filepath.Join(t.TempDir(), "webserver")
-	build := exec.Command("go", "build", "-o", server, "./webserver")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, output)
-	}
+	server := buildWebserver(t)
 	Suites(t, func(t *testing.T, m *Machine) {
 		authority, certificate, key, err := makeCertificates("app.test")
 		if err != nil {
@@ -58,7 +50,7 @@ func TestPullACI(t *testing.T) {
 			echo x >> evil.aci
 			echo '<html><head><meta name="ac-discovery" content="app.test http://app.test/no"><meta name="ac-discovery" content="app.test https://app.test/plain.aci?{nothing}">
 				<meta name="ac-discovery" content="app.test https://{name}-{version}-{os}-{arch}.{ext}"><meta name="ac-discovery-pubkeys" content="app.test https://app.test/keys.asc">' > ${web}index.html
-			systemd-run --quiet --unit=lab-web --property=Type=exec webserver /srv/web /etc/lab/web/certificate.pem /etc/lab/web/key.pem
+			systemd-run --quiet --unit=lab-web --property=Type=exec webserver site /srv/web /etc/lab/web/certificate.pem /etc/lab/web/key.pem
 		`)
 		m.Eventually(10*time.Second, "the site answers", func() bool {
 			return m.Run("curl", "--silent", "--fail", "https://app.test/").Status == 0

@@ -1,15 +1,85 @@
-// Command webserver serves the files of a directory by TLS, and plain.aci by a redirect to plain text.
+// Command webserver is what images come through in the lab besides a registry:
+//
+//	webserver site DIRECTORY CERTIFICATE KEY    serves files by TLS, and plain.aci by a redirect to plain text
+//	webserver proxy USER:PASSWORD RATE          is a proxy on port 3128 that sends RATE bytes a second, 0 for all that it can
 package main
 
 import (
+	"encoding/base64"
+	"io"
 	"log"
+	"net"
 	"net/http"
+	"net/http/httputil"
 	"os"
+	"strconv"
+	"time"
 )
 
 func main() {
-	dir, certificate, key := os.Args[1], os.Args[2], os.Args[3]
-	http.Handle("/", http.FileServer(http.Dir(dir)))
-	http.Handle("/plain.aci", http.RedirectHandler("http://app.test/tiny-1.0-linux-amd64.aci", http.StatusFound))
-	log.Fatal(http.ListenAndServeTLS("127.0.0.1:443", certificate, key, nil))
+	log.SetFlags(0)
+	switch args := os.Args[2:]; os.Args[1] {
+	case "site":
+		http.Handle("/", http.FileServer(http.Dir(args[0])))
+		http.Handle("/plain.aci", http.RedirectHandler("http://app.test/tiny-1.0-linux-amd64.aci", http.StatusFound))
+		log.Fatal(http.ListenAndServeTLS("127.0.0.1:443", args[1], args[2], nil))
+	case "proxy":
+		rate, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			log.Fatal(err)
+		}
+		p := proxy{"Basic " + base64.StdEncoding.EncodeToString([]byte(args[0])), rate}
+		log.Fatal(http.ListenAndServe("127.0.0.1:3128", p))
+	}
+}
+
+// proxy knows hosts that nobody else knows: all of them are this one.
+type proxy struct {
+	authorization string
+	rate          int64 // bytes a second
+}
+
+func (p proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Proxy-Authorization") != p.authorization {
+		w.Header().Set("Proxy-Authenticate", "Basic realm=lab")
+		http.Error(w, "who are you?", http.StatusProxyAuthRequired)
+		return
+	}
+	log.Print(r.Method, " ", r.Host)
+	_, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		port = "443"
+	}
+	here := net.JoinHostPort("127.0.0.1", port)
+	if r.Method != http.MethodConnect {
+		(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Host = here }}).ServeHTTP(w, r)
+		return
+	}
+	server, err := net.Dial("tcp", here)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer server.Close()
+	client, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	io.WriteString(client, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() {
+		io.Copy(server, client)
+		server.Close()
+	}()
+	if p.rate == 0 {
+		io.Copy(client, server)
+		return
+	}
+	const pieces = 20 // a second
+	for {
+		if _, err := io.CopyN(client, server, p.rate/pieces); err != nil {
+			return
+		}
+		time.Sleep(time.Second / pieces)
+	}
 }
