@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -64,7 +65,8 @@ var storeRoot string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends us at once
+	// A second signal ends us at once, but not the one that nspawnd-run passes on when Ctrl-C has reached us both.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	os.Exit(exitStatus(newRootCommand().ExecuteContext(ctx)))
 }
 

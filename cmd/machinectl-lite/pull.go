@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +43,7 @@ func pullOCICommand() *cobra.Command {
 REFERENCE is a name as podman and docker take it: [HOST[:PORT]/]PATH[:TAG][@DIGEST]. Without a host it is an alias or on one of the
 unqualified-search-registries, as registries.conf says (containers-registries.conf(5)), and on Docker Hub if that says neither; what it was when it was
 pulled, it is for all commands until it is pulled again. What is stored already is not fetched again; the digest of everything that is fetched is
-checked.
+checked. Proxies are those of $HTTPS_PROXY, $HTTP_PROXY and $NO_PROXY.
 
 The image is accepted if it has a signature by a key that is trusted for its name (see trust), if policy.json says so
 (containers-policy.json(5)), or if REFERENCE has a digest and no policy is about its name. When it is stored, its name with the digest
@@ -82,7 +85,7 @@ func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
 		if _, err := image.ParseReference(name); err != nil {
 			return nil, err
 		}
-		refs, err := chooseNames(store, options.System, name)
+		refs, err := chooseNames(cmd.Context(), store, options.System, name)
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +104,7 @@ func runPull(cmd *cobra.Command, name string, flags pullFlags) error {
 }
 
 // chooseNames says what a name may stand for, and asks where it has to.
-func chooseNames(store *image.Store, sys *types.SystemContext, name string) ([]image.Reference, error) {
+func chooseNames(ctx context.Context, store *image.Store, sys *types.SystemContext, name string) ([]image.Reference, error) {
 	found, err := fetch.ResolveName(sys, name)
 	if err != nil {
 		return nil, err
@@ -115,7 +118,7 @@ func chooseNames(store *image.Store, sys *types.SystemContext, name string) ([]i
 	case slices.Contains(refs, before) && store.HasName(name): // chosen before
 		return []image.Reference{before}, nil
 	case found.Ask && terminal:
-		return ask(name, refs)
+		return ask(ctx, name, refs)
 	case found.Enforce:
 		err := fmt.Errorf("image name %q: stands for several images, and there is no terminal to ask which; it may be", name)
 		for _, ref := range refs {
@@ -127,17 +130,30 @@ func chooseNames(store *image.Store, sys *types.SystemContext, name string) ([]i
 }
 
 // ask has the user choose one of refs.
-func ask(name string, refs []image.Reference) ([]image.Reference, error) {
+func ask(ctx context.Context, name string, refs []image.Reference) ([]image.Reference, error) {
 	fmt.Fprintf(os.Stderr, "%s may be:\n", name)
 	for i, ref := range refs {
 		fmt.Fprintf(os.Stderr, "  %d  %s\n", i+1, ref)
 	}
 	fmt.Fprintf(os.Stderr, "Which one? [1-%d] ", len(refs))
-	var n int
-	if _, err := fmt.Scanln(&n); err != nil || n < 1 || n > len(refs) {
+	answer := make(chan string, 1)
+	go func() {
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil {
+			fmt.Fprintln(os.Stderr)
+		}
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case line := <-answer:
+		if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(refs) {
+			return refs[n-1 : n], nil
+		}
 		return nil, fmt.Errorf("image name %q: none was chosen", name)
+	case <-ctx.Done():
+		fmt.Fprintln(os.Stderr)
+		return nil, fmt.Errorf("image name %q: %w", name, fetch.ErrInterrupted)
 	}
-	return refs[n-1 : n], nil
 }
 
 // remember makes a short name stand for ref, and says so where it stood for something else.

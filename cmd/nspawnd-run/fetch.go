@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"nspawnd/image"
@@ -81,11 +83,33 @@ func runTool(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
+	// A signal ends it and then us, so that it has cleaned up when we are gone.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	interrupted := make(chan int, 1)
+	go func() {
+		select {
+		case s := <-signals:
+			interrupted <- 128 + int(s.(syscall.Signal))
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	c := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), "machinectl-lite"), args...)
 	c.Args[0] = "nspawnd-run"
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	c.WaitDelay = 10 * time.Second
 	c.Stdin, c.Stderr = os.Stdin, os.Stderr // it may have to ask what a name without a host stands for
 	err = c.Run()
 	var exited *exec.ExitError
+	select {
+	case status := <-interrupted:
+		return &statusError{status, errReported}
+	default:
+	}
 	if errors.As(err, &exited) {
 		return errReported
 	}
