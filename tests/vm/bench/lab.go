@@ -60,8 +60,8 @@ func (l *lab) runner(p plan) (results, error) {
 		return results{}, err
 	}
 	// The runner itself ends a single command that hangs; this is for the rest.
-	limit := time.Minute + time.Duration(p.Runs+p.WarmUps)*time.Duration(len(p.Commands))*5*time.Second
-	cmd := l.Command("timeout", "--kill-after=5", strconv.Itoa(int(limit.Seconds())), runnerPath)
+	all := time.Minute + time.Duration(p.Runs+p.WarmUps)*time.Duration(len(p.Commands))*limit
+	cmd := l.Command("timeout", "--kill-after=5", strconv.Itoa(int(all.Seconds())), runnerPath)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
