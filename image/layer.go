@@ -39,7 +39,7 @@ func (erofsBackend) create(dir string, r io.Reader) (layerRecord, error) {
 	defer tarball.Close()
 	sparse := &sparseKeeper{dir: dir}
 	defer sparse.close()
-	t, err := readTar(bufio.NewReaderSize(io.TeeReader(r, tarball), copyBuffer), sparse, nil)
+	t, err := readTar(bufio.NewReaderSize(io.TeeReader(r, &earlyWriter{f: tarball}), copyBuffer), sparse, nil)
 	if err != nil {
 		return layerRecord{}, err
 	}
@@ -62,6 +62,26 @@ func (erofsBackend) create(dir string, r io.Reader) (layerRecord, error) {
 	}
 	indexSize, err := index.Seek(0, io.SeekEnd)
 	return t.record(indexSize), err
+}
+
+// earlyWriter writes to a file, and has the kernel write to disk what there is while more comes: the sync in the end, for which nothing
+// else is left to do, has little to wait for then.
+type earlyWriter struct {
+	f            *os.File
+	end, started int64
+}
+
+// earlyBytes are written to disk together.
+const earlyBytes = 8 << 20
+
+func (w *earlyWriter) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	if w.end += int64(n); w.end-w.started >= earlyBytes {
+		// If it can't, the sync does all, and says so when that fails.
+		_ = unix.SyncFileRange(int(w.f.Fd()), w.started, w.end-w.started, unix.SYNC_FILE_RANGE_WRITE)
+		w.started = w.end
+	}
+	return n, err
 }
 
 func createIn(dir, name string) (*os.File, error) {

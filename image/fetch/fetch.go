@@ -186,13 +186,16 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if m.list != nil {
 		blobs = append(blobs, m.list)
 	}
-	for _, blob := range blobs {
-		if _, err := writer.AddBlob(blob); err != nil {
-			return nil, err
-		}
-	}
 	group, layerCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
+	group.Go(func() error { // each waits for the disk several times
+		for _, blob := range blobs {
+			if _, err := writer.AddBlob(blob); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	for i, layer := range layers {
 		group.Go(func() error {
 			return writer.AddLayer(layerCtx, img.Layers[i], func() (io.ReadCloser, error) {
