@@ -13,9 +13,9 @@ import (
 //go:embed images
 var imageSources embed.FS
 
-// ImageNames are the test images, tags in the layout that Images gives: tiny is one static program from scratch; nginx, redis and python
-// are Debian packages over one base layer.
-var ImageNames = []string{"tiny", "nginx", "redis", "python"}
+// ImageNames are the test images, tags in the layout that Images gives: tiny is one static program from scratch; the others are
+// Debian packages over one base layer.
+var ImageNames = []string{"tiny", "nginx", "redis", "python", "postgres", "node"}
 
 func imagesName() (string, error) {
 	var inputs []string

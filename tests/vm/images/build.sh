@@ -72,6 +72,15 @@ config python --clear=config.cmd --config.cmd python3 --config.cmd server.py --c
 	--config.env PYTHONUNBUFFERED=1 --config.env GREETING="hello, 100% \$HOME" --config.exposedports 8000/tcp \
 	--config.label org.opencontainers.image.title=python
 
+application postgres postgresql gosu
+config postgres --config.entrypoint docker-entrypoint.sh --clear=config.cmd --config.cmd postgres \
+	--config.volume /var/lib/postgresql/data --config.stopsignal SIGINT --config.exposedports 5432/tcp \
+	--config.env PGDATA=/var/lib/postgresql/data --config.label org.opencontainers.image.title=postgres
+
+application node nodejs
+config node --clear=config.cmd --config.cmd node --config.cmd server.js --config.workingdir /app --config.env PORT=3000 \
+	--config.exposedports 3000/tcp --config.label org.opencontainers.image.title=node
+
 # One program, no shell, no /etc, no directories but /bin; the links are a layer of their own.
 umoci new --image "$out:tiny"
 umoci unpack --image "$out:tiny" "$scratch/tiny"
