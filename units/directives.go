@@ -50,6 +50,7 @@ var directives = map[string]directive{
 	"ExecStop":                  {"Service", commands, "ExecStopEx", 0},
 	"ExecStopPost":              {"Service", commands, "ExecStopPostEx", 0},
 	"RemainAfterExit":           {"Service", boolean, "", 0},
+	"RootDirectoryStartOnly":    {"Service", boolean, "", 0},
 	"GuessMainPID":              {"Service", boolean, "", 0},
 	"Restart":                   {"Service", text, "", 0},
 	"RestartMode":               {"Service", text, "", 0},

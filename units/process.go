@@ -63,6 +63,10 @@ func (m Machine) process(u *Unit) {
 	if m.mainIsStrange() {
 		// It keeps the service from being forgotten before the manager has seen how the main process ended. It runs on the host with
 		// the image's environment, so it has to be a static program that reads none of it.
+		//
+		// "+" takes the sandbox away from it and not the root directory: without RootDirectoryStartOnly= the program of that name in the machine
+		// would run, with all of the host's privileges (tried on 257).
+		u.set("RootDirectoryStartOnly", true)
 		u.set("ExecStopPost", []Command{{m.Launcher, []string{m.Launcher, "--await-main-process"}, []string{noExpansion, ignoreFailure, privileged}}})
 	}
 	if m.Detached {

@@ -439,6 +439,9 @@ func hostileEnvironment(t *testing.T, m *Machine) {
 			nspawnd-run -d --name env -e MAINPID=$victim -e LD_PRELOAD=/x -e PATH=/nowhere --entrypoint /bin/tiny ` + tiny + ` trap; said env ready
 			systemctl stop nspawnd-env; journalctl -qt env -o cat; kill -0 $victim && kill $victim`, 0, "env\nready\nTERM\n", ""},
 		outcome{"time -p nspawnd-run -e MAINPID=1 " + tiny + " exit 3", 3, "", "/^real [01]\\./"},
+		// Nor is a program in the machine taken for one of the host's.
+		outcome{`nspawnd-run -u 0 --entrypoint sh ` + redis + ` -c 'p=/usr/local/lib/nspawnd/nspawnd-launcher; mkdir -p ${p%/*}
+			printf "#!/bin/sh\necho ran with all privileges\n" > $p; chmod 755 $p'; sleep 0.5`, 0, "", ""},
 		outcome{"systemctl cat 'nspawnd-*-stop.service' 'nspawnd-*-root.service' 2>/dev/null | grep Environment", 1, "", ""},
 		outcome{"nspawnd-run --entrypoint sh " + redis + " -c 'grep SigIgn /proc/self/status; [ $(ulimit -Sn) = $(ulimit -Hn) ]'", 0,
 			"/^SigIgn:\t[0-9a-f]{12}[02468ace]/", ""}, // SIGPIPE, number 13, is not ignored
