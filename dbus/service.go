@@ -35,8 +35,9 @@ type state struct {
 	result     string
 }
 
-// Start starts a set of units in one transaction, waits until the payload's executable runs, and follows the main unit. A payload
-// that has ended by then has been started; Wait says how it ended.
+// Start starts a set of units in one transaction, waits until the payload's executable runs or, with Type=notify, says that it is ready, and
+// follows the main unit. A payload that has ended by then has been started, and Wait says how it ended; but not one that was to become ready, if
+// nobody holds it.
 // With hold, the exit status can be had from Wait even when the unit goes at once.
 //
 // A failed or finished unit of the same name is replaced. A running one is ErrNameTaken. The error can also be a *StartError, and ErrLost.
@@ -83,7 +84,7 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 		case !ended:
 		case s.state.lost():
 			return nil, fmt.Errorf("starting %s: %w", s.Name, ErrLost)
-		case result == "done" || s.state.payloadEnded():
+		case result == "done" || s.state.payloadEnded() && s.state.result != "timeout" && (hold || set.Main.Get("Type") != "notify"):
 			return s, nil
 		default:
 			return nil, &StartError{s.Name, result, s.state.result, int(s.state.exitStatus)}

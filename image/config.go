@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +34,9 @@ type Config struct {
 	Healthcheck json.RawMessage `json:"Healthcheck,omitempty"`
 	Shell       []string        `json:"Shell,omitempty"`
 	StopTimeout *int            `json:"StopTimeout,omitempty"`
+
+	// Other names the fields beside these that have a value, sorted; at most maxOther.
+	Other []string `json:"Other,omitempty"`
 }
 
 // ParseConfig reads an image configuration and returns what is in it for us: the platform, how the image is run, and the
@@ -38,7 +44,7 @@ type Config struct {
 func ParseConfig(data []byte) (Platform, Config, []Digest, error) {
 	var c struct {
 		Platform
-		Config Config `json:"config"`
+		Config json.RawMessage `json:"config"`
 		RootFS struct {
 			Type    string   `json:"type"`
 			DiffIDs []Digest `json:"diff_ids"`
@@ -50,10 +56,44 @@ func ParseConfig(data []byte) (Platform, Config, []Digest, error) {
 	if c.RootFS.Type != "layers" {
 		return Platform{}, Config{}, nil, fmt.Errorf("image configuration: root file system of type %q, not of layers", c.RootFS.Type)
 	}
-	if err := c.Config.check(); err != nil {
+	config, err := parseRunConfig(c.Config)
+	if err != nil {
 		return Platform{}, Config{}, nil, fmt.Errorf("image configuration: %w", err)
 	}
-	return c.Platform, c.Config, c.RootFS.DiffIDs, nil
+	return c.Platform, config, c.RootFS.DiffIDs, nil
+}
+
+const maxOther = 64
+
+// parseRunConfig reads the "config" object.
+func parseRunConfig(data []byte) (config Config, err error) {
+	if data == nil { // it is optional
+		return config, nil
+	}
+	var all map[string]any
+	if err := errors.Join(json.Unmarshal(data, &config), json.Unmarshal(data, &all)); err != nil {
+		return config, err
+	}
+	config.Other = nil
+	fields := reflect.VisibleFields(reflect.TypeFor[Config]())
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		known := slices.ContainsFunc(fields, func(f reflect.StructField) bool { return strings.EqualFold(f.Name, name) && name != "Other" })
+		if !known && !unset(all[name]) && len(config.Other) < maxOther {
+			config.Other = append(config.Other, name)
+		}
+	}
+	return config, config.check()
+}
+
+// unset says whether a JSON value is how an encoder writes a field that nobody has set.
+func unset(v any) bool {
+	switch v := v.(type) {
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return v == nil || v == false || v == 0.0 || v == ""
 }
 
 // check refuses what no process can be given.

@@ -139,6 +139,19 @@ func (r *Root) WriteFile(name string, data []byte, mode fs.FileMode) error {
 	return f.Close()
 }
 
+// ReplaceFile makes a regular file in place of what is there under the name, without following a symbolic link at its end.
+func (r *Root) ReplaceFile(name string, data []byte, mode fs.FileMode) error {
+	f, err := r.replaceFile(name, mode, &fs.PathError{Op: "replace", Path: name, Err: errors.New("can't be replaced")})
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
 // replaceFile removes what is there under a name, itself and not what it leads to, and opens a new file for writing. cause is why
 // it is needed, and the error if it fails.
 func (r *Root) replaceFile(name string, mode fs.FileMode, cause error) (*os.File, error) {

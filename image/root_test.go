@@ -198,18 +198,18 @@ func TestUser(t *testing.T) {
 		spec string
 		want User
 	}{
-		{"", User{UID: 0, GID: 0, Groups: []uint32{10}, Home: "/root", Name: "root"}},
-		{"root", User{UID: 0, GID: 0, Groups: []uint32{10}, Home: "/root", Name: "root"}},
-		{"app", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29}, Home: "/home/app", Name: "app"}},
-		{"1000", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29}, Home: "/home/app", Name: "app"}},
-		{"app:staff", User{UID: 1000, GID: 50, Home: "/home/app", Name: "app"}},
-		{"app:77", User{UID: 1000, GID: 77, Home: "/home/app", Name: "app"}},
-		{"app:", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29}, Home: "/home/app", Name: "app"}},
-		{":staff", User{UID: 0, GID: 50, Home: "/root", Name: "root"}},
-		{"4294967294", User{UID: 4294967294, Home: "/"}},
-		{"12345:23456", User{UID: 12345, GID: 23456, Home: "/"}},
-		{"short", User{UID: 1002, GID: 1003, Home: "/", Name: "short"}},
-		{"nohome", User{UID: 7, GID: 7, Home: "/", Name: "nohome"}},
+		{"", User{UID: 0, GID: 0, Groups: []uint32{10}, Home: "/root", Name: "root", Group: "root"}},
+		{"root", User{UID: 0, GID: 0, Groups: []uint32{0, 10}, Home: "/root", Name: "root", Group: "root"}},
+		{"app", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
+		{"1000", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
+		{"app:staff", User{UID: 1000, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/home/app", Name: "app"}},
+		{"app:77", User{UID: 1000, GID: 77, Groups: []uint32{77}, Home: "/home/app", Name: "app"}},
+		{"app:", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
+		{":staff", User{UID: 0, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/root", Name: "root"}},
+		{"4294967294", User{UID: 4294967294, Groups: []uint32{0}, Group: "root"}},
+		{"12345:23456", User{UID: 12345, GID: 23456, Groups: []uint32{23456}}},
+		{"short", User{UID: 1002, GID: 1003, Groups: []uint32{1003}, Home: "/", Name: "short"}},
+		{"nohome", User{UID: 7, GID: 7, Groups: []uint32{7}, Home: "/", Name: "nohome"}},
 	} {
 		got, err := findUser(test.spec, []byte(passwd), []byte(group))
 		if diff := cmp.Diff(test.want, got); err != nil || diff != "" {
@@ -220,6 +220,40 @@ func TestUser(t *testing.T) {
 		if got, err := findUser(spec, []byte(passwd), []byte(group)); err == nil {
 			t.Errorf("%q: %+v", spec, got)
 		}
+	}
+}
+
+func TestMoreGroups(t *testing.T) {
+	got, err := findUser("app:staff", []byte(passwd), []byte(group), "audio", "4000", "50", "29")
+	if diff := cmp.Diff([]uint32{29, 50, 4000}, got.Groups); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	if _, err := findUser("app", []byte(passwd), []byte(group), "none"); err == nil {
+		t.Error("a group that is not there")
+	}
+}
+
+func TestAddUser(t *testing.T) {
+	r, dir := newRoot(t)
+	read := func(name string) string { data, _ := os.ReadFile(filepath.Join(dir, name)); return string(data) }
+	if err := r.AddUser(User{UID: 5, GID: 6}, "/data:x"); err != nil {
+		t.Fatal(err)
+	}
+	if passwd, group := read("etc/passwd"), read("etc/group"); passwd != "5:*:5:6:container user:/:/bin/sh\n" || group != "6:x:6:5\n" {
+		t.Errorf("%q, %q", passwd, group)
+	}
+	os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh"), 0o644)
+	for range 2 {
+		user, err := r.User("7:6")
+		if err == nil {
+			err = r.AddUser(user, "/data")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if passwd, group := read("etc/passwd"), read("etc/group"); passwd != "root:x:0:0::/root:/bin/sh\n7:*:7:6:container user:/data:/bin/sh\n" || group != "6:x:6:5\n" {
+		t.Errorf("%q, %q", passwd, group)
 	}
 }
 
@@ -251,7 +285,7 @@ func FuzzFindUser(f *testing.F) {
 	f.Add("app:staff", passwd, group)
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
 		user, err := findUser(spec, []byte(passwd), []byte(group))
-		if err == nil && (user.UID > maxID || user.GID > maxID || user.Home == "" || len(user.Groups) > maxGroups) {
+		if err == nil && (user.UID > maxID || user.GID > maxID || len(user.Groups) > maxGroups) {
 			t.Errorf("%+v", user)
 		}
 	})

@@ -304,4 +304,10 @@ func TestParseConfig(t *testing.T) {
 			t.Errorf("%s: %v", data, err)
 		}
 	}
+	_, config, _, err := ParseConfig([]byte(`{"rootfs":{"type":"layers"},"config":{"cmd":["x"],"Env":null,"Entrypoint":[],"Volumes":null,"StopTimeout":null,"User":null,
+		"OnBuild":["RUN x"],"Memory":1,"Hostname":"","AttachStdin":false,"Shell":null,"MemorySwap":0,"Tty":true,"Other":["y"],"ArgsEscaped":true,"Image":"sha256:00","x-y":{}}}`))
+	want := Config{Cmd: []string{"x"}, Entrypoint: []string{}, Other: []string{"ArgsEscaped", "Image", "Memory", "OnBuild", "Other", "Tty"}}
+	if diff := cmp.Diff(want, config); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
 }

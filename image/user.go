@@ -17,8 +17,9 @@ import (
 type User struct {
 	UID, GID uint32
 	Groups   []uint32 // supplementary
-	Home     string   // "/" if /etc/passwd knows none
+	Home     string   // "" if /etc/passwd does not know the user, "/" if it knows none
 	Name     string   // "" if /etc/passwd knows none
+	Group    string   // name of GID; "" if /etc/group knows none
 }
 
 const (
@@ -30,8 +31,9 @@ const (
 
 // User resolves an image's or a user's choice with the image's own /etc/passwd and /etc/group: "", USER or USER:GROUP, each by
 // name or number (image-spec config.md). A number needs no entry. Without GROUP, a user with an entry gets its groups
-// from there and from /etc/group; with GROUP, that one alone. What consists of digits is a number, never a name.
-func (r *Root) User(spec string) (User, error) {
+// from there and from /etc/group; with GROUP, that one alone. What consists of digits is a number, never a name. more are further
+// groups, by name or number. As podman and docker do, the first group of a user that was named is a supplementary one as well.
+func (r *Root) User(spec string, more ...string) (User, error) {
 	passwd, err := r.accounts("/etc/passwd")
 	if err != nil {
 		return User{}, err
@@ -40,11 +42,39 @@ func (r *Root) User(spec string) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	user, err := findUser(spec, passwd, groups)
+	user, err := findUser(spec, passwd, groups, more...)
 	if err != nil {
 		return User{}, fmt.Errorf("user %q: %w", spec, err)
 	}
 	return user, nil
+}
+
+// AddUser writes entries for a user and its group into the image's /etc/passwd and /etc/group where they have none, so that programs
+// which ask who they run as get an answer. The entries are podman's (podman-run(1), --passwd).
+func (r *Root) AddUser(user User, home string) error {
+	if strings.ContainsAny(home, ":\n") {
+		home = "/"
+	}
+	if user.Name == "" {
+		if err := r.addEntry("/etc/passwd", fmt.Sprintf("%d:*:%d:%d:container user:%s:/bin/sh\n", user.UID, user.UID, user.GID, home)); err != nil {
+			return err
+		}
+	}
+	if user.Group != "" {
+		return nil
+	}
+	return r.addEntry("/etc/group", fmt.Sprintf("%d:x:%d:%d\n", user.GID, user.GID, user.UID))
+}
+
+func (r *Root) addEntry(name, entry string) error {
+	before, err := r.accounts(name)
+	if err != nil {
+		return err
+	}
+	if len(before) > 0 && before[len(before)-1] != '\n' {
+		before = append(before, '\n')
+	}
+	return r.WriteFile(name, append(before, entry...), 0o644)
 }
 
 // accounts reads a database of accounts; an image need not have one.
@@ -57,12 +87,41 @@ func (r *Root) accounts(name string) ([]byte, error) {
 }
 
 // findUser is User with the two files' content.
-func findUser(spec string, passwd, groups []byte) (User, error) {
+func findUser(spec string, passwd, groups []byte, more ...string) (User, error) {
+	user, err := findAccount(spec, passwd, groups)
+	if err != nil {
+		return User{}, err
+	}
+	if spec != "" {
+		user.Groups = append([]uint32{user.GID}, user.Groups...)
+	}
+	for _, group := range more {
+		gid, err := findGroup(group, groups)
+		if err != nil {
+			return User{}, err
+		}
+		user.Groups = append(user.Groups, gid)
+	}
+	if len(user.Groups) > maxGroups {
+		return User{}, fmt.Errorf("more than %d groups", maxGroups)
+	}
+	for entry := range accountEntries(groups, 4) {
+		if gid, ok := parseID(entry[2]); ok && gid == user.GID {
+			user.Group = entry[0]
+			break
+		}
+	}
+	slices.Sort(user.Groups)
+	user.Groups = slices.Compact(user.Groups)
+	return user, nil
+}
+
+func findAccount(spec string, passwd, groups []byte) (User, error) {
 	userSpec, groupSpec, hasGroup := strings.Cut(spec, ":")
 	if userSpec == "" {
 		userSpec = "0"
 	}
-	user := User{Home: "/"}
+	user := User{}
 	number, isNumber := parseID(userSpec)
 	for entry := range accountEntries(passwd, 7) { // name:password:UID:GID:gecos:home:shell
 		uid, uidOK := parseID(entry[2])
@@ -95,11 +154,8 @@ func findUser(spec string, passwd, groups []byte) (User, error) {
 	}
 	for entry := range accountEntries(groups, 4) { // name:password:GID:members
 		gid, ok := parseID(entry[2])
-		if !ok || !slices.Contains(strings.Split(entry[3], ","), user.Name) || slices.Contains(user.Groups, gid) {
-			continue
-		}
-		if user.Groups = append(user.Groups, gid); len(user.Groups) > maxGroups {
-			return User{}, fmt.Errorf("more than %d groups", maxGroups)
+		if ok && slices.Contains(strings.Split(entry[3], ","), user.Name) {
+			user.Groups = append(user.Groups, gid)
 		}
 	}
 	return user, nil

@@ -22,7 +22,7 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 	if m.Network == NoNetwork {
 		u.set("PrivateNetwork", true)
 	}
-	u.set("CapabilityBoundingSet", s.capabilities()|m.launcherCapabilities())
+	u.set("CapabilityBoundingSet", s.capabilities())
 	if s.AppArmor != "" {
 		u.set("AppArmorProfile", s.AppArmor)
 	}
@@ -63,8 +63,8 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 
 func (m Machine) hostname(u *Unit) {
 	if m.Manager >= directives["ProtectHostname"].since {
-		u.set("ProtectHostname", Pair{"private", m.Name})
-	} else {
+		u.set("ProtectHostname", Pair{"private", m.Payload.Hostname})
+	} else if !m.launcherNames() {
 		u.set("ProtectHostname", Pair{"yes", ""}) // its own UTS namespace, with the host's name
 	}
 }

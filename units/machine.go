@@ -88,6 +88,9 @@ func (m Machine) Translate() (Set, error) {
 	for _, d := range m.Extra {
 		u.set(d.Name, d.Value)
 	}
+	if err := m.launch(&u); err != nil {
+		return Set{}, err
+	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
 	if m.mainIsStrange() {
 		stopper := stopper(u)

@@ -114,7 +114,7 @@ func TestMerge(t *testing.T) {
 		{"no entrypoint", image, Options{Entrypoint: pointer(""), Args: []string{"sh"}}, "sh", nil},
 		{"nothing left to run", image, Options{Entrypoint: pointer("")}, "", nil},
 		{"nothing to run", Config{}, Options{}, "", nil},
-		{"bad JSON", image, Options{Entrypoint: pointer(`["a"`)}, "", nil},
+		{"no JSON", image, Options{Entrypoint: pointer(`["a"`)}, `["a"`, nil},
 		{"a NUL byte", image, Options{Args: []string{"a\x00b"}}, "", nil},
 		{"bad signal", Config{Cmd: []string{"x"}, StopSignal: "SIGNOPE"}, Options{}, "", nil},
 		{"real-time signal", Config{Cmd: []string{"x"}, StopSignal: "SIGRTMIN+3"}, Options{}, "x", func(p Payload) bool { return p.StopSignal == 37 }},
@@ -124,10 +124,10 @@ func TestMerge(t *testing.T) {
 		{"--user", image, Options{User: "1:2"}, "/entry serve", func(p Payload) bool { return p.User == "1:2" }},
 		{"environment", image, Options{Env: []string{"A=2"}}, "/entry serve", func(p Payload) bool {
 			a, _ := p.Getenv("A")
-			bare, set := p.Getenv("BARE")
+			_, bare := p.Getenv("BARE")
 			path, _ := p.Getenv("PATH")
 			host, _ := p.Getenv("HOSTNAME")
-			return a == "2" && bare == "" && set && path == "/bin" && host == "m"
+			return a == "2" && !bare && path == "/bin" && host == "m"
 		}},
 		{"nameless environment", Config{Cmd: []string{"x"}, Env: []string{"=x"}}, Options{}, "", nil},
 		{"volume at the root", Config{Cmd: []string{"x"}, Volumes: map[string]struct{}{"/": {}, "b/../a": {}}}, Options{}, "x",

@@ -4,6 +4,9 @@ import (
 	"strings"
 )
 
+// ValidHostname says whether the kernel and systemd take the name (hostname(7)).
+func ValidHostname(name string) bool { return ValidName(name) && !strings.Contains(name, "_") }
+
 // ValidName says whether a machine may have the name: a hostname of at most 64 characters, "_" allowed (machined's rule,
 // systemd-nspawn(1) --machine=).
 func ValidName(name string) bool {

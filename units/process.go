@@ -14,46 +14,37 @@ type Account struct {
 	Groups   []uint32 // supplementary
 }
 
-// launcherPath is where the machine sees the launcher.
-const launcherPath = "/run/nspawnd-launcher"
-
 const defaultFiles = 1 << 20 // podman's RLIMIT_NOFILE
 
 func (m Machine) process(u *Unit) {
-	argv := m.Payload.Argv
-	path := m.Path
-	plain, odd := m.environment()
-	if m.launched() {
-		a := m.Account
-		ids := []string{strconv.Itoa(int(a.UID)), strconv.Itoa(int(a.GID))}
-		for _, g := range a.Groups {
-			ids = append(ids, strconv.Itoa(int(g)))
-		}
-		launch := []string{launcherPath}
-		if caps := m.Security.capabilities(); m.launcherCapabilities()&^caps != 0 {
-			launch = append(launch, fmt.Sprintf("--bounding=%x", caps))
-		}
-		if ambient := m.Security.AddCapabilities; ambient != 0 && a.UID != 0 { // as podman: what was asked for, also without root
-			launch = append(launch, fmt.Sprintf("--ambient=%x", ambient))
-		}
-		launch = append(launch, "--ids="+strings.Join(ids, ","))
-		for _, e := range odd {
-			launch = append(launch, "--env="+e)
-		}
-		argv = append(append(launch, "--", m.Path), argv...)
-		path = launcherPath
-		u.set("BindReadOnlyPaths", []Bind{{Source: m.Launcher, Target: launcherPath}})
-	}
+	p := m.Payload
+	plain, _ := m.environment()
 	u.set("Type", "exec")
-	u.set("ExecStart", Command{path, argv, []string{noExpansion}})
+	if p.Notify {
+		u.set("Type", "notify")
+		u.set("NotifyAccess", "all") // a script's readiness comes from a child of its own
+	}
+	u.set("ExecStart", Command{m.Path, p.Argv, []string{noExpansion}})
+	if !m.foreignIDs() && m.onlyRootsGroup() {
+		u.set("SupplementaryGroups", []string{"0"})
+	}
 	u.set("Environment", plain)
 	u.set("UnsetEnvironment", m.unwantedEnvironment())
-	u.set("WorkingDirectory", m.Payload.WorkingDir)
-	u.set("TimeoutStopSec", m.Payload.StopTimeout)
+	u.set("WorkingDirectory", p.WorkingDir)
+	if p.UMask != nil {
+		u.set("UMask", *p.UMask)
+	}
+	if p.Personality != "" {
+		u.set("Personality", p.Personality)
+	}
+	if p.RunTimeout != 0 {
+		u.set("RuntimeMaxSec", p.RunTimeout)
+	}
+	u.set("TimeoutStopSec", p.StopTimeout)
 	u.set("KillMode", "mixed") // the stop signal is for the first process only, as with podman
-	u.set("KillSignal", m.Payload.StopSignal)
+	u.set("KillSignal", p.StopSignal)
 	// Programs that handle the stop signal and exit with 128+n have stopped as asked.
-	u.set("SuccessExitStatus", Statuses{Codes: []int32{128 + m.Payload.StopSignal}, Signals: []int32{m.Payload.StopSignal}})
+	u.set("SuccessExitStatus", Statuses{Codes: []int32{128 + p.StopSignal}, Signals: []int32{p.StopSignal}})
 	u.set("OOMPolicy", "continue")
 	u.set("IgnoreSIGPIPE", false)
 	u.set("LimitNOFILE", Limit{defaultFiles, defaultFiles})
@@ -104,32 +95,6 @@ timeout "$3" tail --follow --sleep-interval=0.05 --pid="$pid" /dev/null || kill 
 	return u
 }
 
-// NeedsLauncher says whether the units run the launcher.
-func (m Machine) NeedsLauncher() bool { return m.mainIsStrange() || m.launched() }
-
-// launched says whether the launcher starts the payload, because a directive can't express the payload: User= and SupplementaryGroups= resolve on the host,
-// so they refuse ids that the host doesn't know and add the groups that the host gives an id it knows; Environment=
-// refuses names that shells would.
-func (m Machine) launched() bool {
-	a := m.Account
-	if a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {
-		return true
-	}
-	_, odd := m.environment()
-	return len(odd) > 0
-}
-
-// launcherCapabilities are those that the launcher needs to make the payload's process what it is to be, also where the payload is to have
-// none of them.
-func (m Machine) launcherCapabilities() uint64 {
-	if a := m.Account; !m.launched() || a.UID == 0 && a.GID == 0 && len(a.Groups) == 0 {
-		return 0
-	}
-	return becomeUser
-}
-
-var becomeUser, _ = ParseCapabilities("SETUID SETGID SETPCAP")
-
 // environment parts the payload's variables: those that Environment= takes, and those that only the launcher can set.
 func (m Machine) environment() (plain, odd []string) {
 	for _, e := range m.Payload.Env {
@@ -147,10 +112,8 @@ func (m Machine) environment() (plain, odd []string) {
 // for ExecStopPost=.
 func validEnvironment(assignment string) bool {
 	name, value, _ := strings.Cut(assignment, "=")
-	for i, r := range name {
-		if !(r == '_' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || i > 0 && r >= '0' && r <= '9') {
-			return false
-		}
+	if nameLength(name) != len(name) {
+		return false
 	}
 	for _, r := range value {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r == '\uFFFD' {
@@ -162,7 +125,7 @@ func validEnvironment(assignment string) bool {
 
 // managerEnvironment is what a service inherits from the manager and a container should not see.
 var managerEnvironment = []string{"LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY",
-	"LC_NUMERIC", "LC_TIME", "INVOCATION_ID", "SYSTEMD_EXEC_PID", "MEMORY_PRESSURE_WATCH", "USER", "LOGNAME", "SHELL"}
+	"LC_NUMERIC", "LC_TIME", "PATH", "INVOCATION_ID", "SYSTEMD_EXEC_PID", "JOURNAL_STREAM", "WATCHDOG_PID", "MEMORY_PRESSURE_WATCH", "USER", "LOGNAME", "SHELL"}
 
 // unwantedEnvironment leaves out what the payload sets itself: UnsetEnvironment= comes last and would drop that too.
 func (m Machine) unwantedEnvironment() []string {

@@ -1,12 +1,15 @@
 // Command nspawnd-launcher is what PID 1 starts inside a machine when a directive can't say what the image asks: user
-// and group ids that the host doesn't know, and environment names that Environment= refuses. It sets them and becomes
-// the payload. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd. On systemd 257 it is
-// also the service's ExecStopPost=, which waits until the payload has ended.
+// and group ids that the host doesn't know, strings that the bus refuses, a hostname on systemd 257, sysctls. It sets them and becomes
+// the payload, or stays as its process 1. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd. On
+// systemd 257 it is also the service's ExecStopPost=, which waits until the payload has ended.
 //
 // Usage:
 //
-//	nspawnd-launcher [--bounding=HEX] [--ambient=HEX] --ids=UID,GID[,GROUP…] [--env=NAME=VALUE…] -- PATH ARGV0 [ARG…]
+//	nspawnd-launcher [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
+//	                 [--ids=UID,GID[,GROUP…]] [--quoted] [--env=NAME=VALUE…] [--init] -- PATH ARGV0 [ARG…]
 //	nspawnd-launcher --await-main-process
+//
+// Capabilities are a mask in hexadecimal. After --quoted strings are in Go's quotes.
 package main
 
 import (
@@ -28,41 +31,88 @@ const (
 )
 
 func main() {
+	// Namespaces, capabilities and system call filters are a thread's own: the one that goes on as the payload.
+	runtime.LockOSThread()
 	args := os.Args[1:]
-	if len(args) == 1 && args[0] == "--await-main-process" {
+	switch {
+	case len(args) == 1 && args[0] == "--await-main-process":
 		awaitMainProcess()
-		return
+	case len(args) > 3 && args[0] == "--init" && args[1] == "--":
+		os.Exit(initProcess(args[2], args[3:]))
+	default:
+		launch(args)
 	}
-	launch(args)
 }
 
 // launch becomes the payload.
 func launch(args []string) {
-	env := os.Environ()
-	var capabilities uint64
+	var hostname, ids string
+	var sysctls, env []string
+	bounding, ambient := ^uint64(0), uint64(0)
+	refuseNaming, stays := false, false
+	text := func(s string) string { return s }
 	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
-		if ids, ok := strings.CutPrefix(args[0], "--ids="); ok {
-			setIDs(ids, capabilities)
-		} else if mask, ok := strings.CutPrefix(args[0], "--bounding="); ok {
-			setBounding(parseMask(mask))
-		} else if mask, ok := strings.CutPrefix(args[0], "--ambient="); ok {
-			capabilities = parseMask(mask)
-		} else if assignment, ok := strings.CutPrefix(args[0], "--env="); ok {
-			env = append(env, assignment)
-		} else {
+		option, value, _ := strings.Cut(args[0], "=")
+		switch option {
+		case "--hostname":
+			hostname = value
+		case "--sysctl":
+			sysctls = append(sysctls, value)
+		case "--refuse-naming":
+			refuseNaming = true
+		case "--bounding":
+			bounding = parseMask(value)
+		case "--ambient":
+			ambient = parseMask(value)
+		case "--ids":
+			ids = value
+		case "--quoted":
+			text = unquote
+		case "--env":
+			env = append(env, text(value))
+		case "--init":
+			stays = true
+		default:
 			fail(ownError, "unknown argument "+strconv.Quote(args[0]))
 		}
 	}
 	if len(args) < 3 {
 		fail(ownError, "no program given")
 	}
-	path, argv := args[1], args[2:]
-	err := syscall.Exec(path, argv, env)
-	status := notExecutable
+	argv := args[1:]
+	for i := range argv {
+		argv[i] = text(argv[i])
+	}
+
+	if hostname != "" {
+		must("setting the hostname", setHostname(hostname))
+	}
+	must("setting sysctls", setSysctls(sysctls))
+	if refuseNaming {
+		must("refusing system calls", refuseNames())
+	}
+	if bounding != ^uint64(0) {
+		must("dropping capabilities", setBounding(bounding))
+	}
+	if ids != "" {
+		setIDs(ids, ambient)
+	}
+	if bounding != ^uint64(0) {
+		must("dropping capabilities", limitCapabilities(bounding))
+	}
+	if stays { // and none of its threads has what this one has given up
+		argv = append([]string{os.Args[0], os.Args[0], "--init", "--"}, argv...)
+	}
+	fail(execFailed(argv[0], syscall.Exec(argv[0], argv[1:], append(os.Environ(), env...))))
+}
+
+// execFailed gives a shell's status for a program that can't be executed, and the message.
+func execFailed(path string, err error) (status int, message string) {
+	status = notExecutable
 	if errors.Is(err, syscall.ENOENT) {
 		status = notFound
 	}
-	fail(status, path+": "+err.Error())
+	return status, path + ": " + err.Error()
 }
 
 // setIDs becomes the user. Leaving uid 0 makes the kernel clear the effective and permitted capabilities; those in keep the payload gets all
@@ -79,54 +129,13 @@ func setIDs(list string, keep uint64) {
 	if len(ids) < 2 {
 		fail(ownError, "bad ids "+strconv.Quote(list))
 	}
-	runtime.LockOSThread() // capabilities are a thread's own
 	if keep != 0 {
-		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-			fail(ownError, "keeping capabilities: "+err.Error())
-		}
+		must("keeping capabilities", unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0))
 	}
-	if err := errors.Join(syscall.Setgroups(ids[2:]), syscall.Setgid(ids[1]), syscall.Setuid(ids[0])); err != nil {
-		fail(ownError, "becoming user "+list+": "+err.Error())
-	}
+	must("becoming user "+list, errors.Join(syscall.Setgroups(ids[2:]), syscall.Setgid(ids[1]), syscall.Setuid(ids[0])))
 	if keep != 0 {
-		if err := setCapabilities(keep); err != nil {
-			fail(ownError, "setting capabilities: "+err.Error())
-		}
+		must("setting capabilities", setCapabilities(keep))
 	}
-}
-
-// setBounding drops all capabilities but those in mask from the bounding set: what the payload, also as root, can have after execve(2).
-func setBounding(mask uint64) {
-	runtime.LockOSThread() // it is a thread's own
-	for bit := range 64 {
-		if mask&(1<<bit) != 0 {
-			continue
-		}
-		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(bit), 0, 0, 0); err {
-		case nil, unix.EINVAL: // the kernel has no capability of this number
-		default:
-			fail(ownError, "dropping capabilities: "+err.Error())
-		}
-	}
-}
-
-// setCapabilities makes a mask the permitted, effective, inheritable and ambient set of this thread.
-func setCapabilities(mask uint64) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	low, high := uint32(mask), uint32(mask>>32)
-	data := [2]unix.CapUserData{{Effective: low, Permitted: low, Inheritable: low}, {Effective: high, Permitted: high, Inheritable: high}}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return err
-	}
-	for bit := range 64 {
-		if mask&(1<<bit) == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(bit), 0, 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func parseMask(s string) uint64 {
@@ -135,6 +144,18 @@ func parseMask(s string) uint64 {
 		fail(ownError, "bad capabilities "+strconv.Quote(s))
 	}
 	return mask
+}
+
+func unquote(s string) string {
+	text, err := strconv.Unquote(s)
+	must("argument "+s, err)
+	return text
+}
+
+func must(what string, err error) {
+	if err != nil {
+		fail(ownError, what+": "+err.Error())
+	}
 }
 
 func fail(status int, message string) {

@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
 )
 
@@ -34,7 +36,14 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 	if o.source.pull != "always" || o.unit.dryRun {
 		img, err := store.Image(ref)
 		switch {
+		case err == nil && !o.source.accepts(img.Platform):
+			if o.source.pull == "never" || o.unit.dryRun {
+				want := platformName(o.source.wanted)
+				return nil, nil, fmt.Errorf("image %s: the stored one is for %s, not %s; to fetch that: machinectl-lite pull-oci --platform=%s %s",
+					ref, platformName(img.Platform), want, want, o.image)
+			}
 		case err == nil:
+			warnOfPlatform(o, img)
 			return img, store, checkTrust(ctx, dir, img, o.source.insecure)
 		case !errors.Is(err, image.ErrNotFound):
 			return nil, nil, err
@@ -42,7 +51,7 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 			return nil, nil, fmt.Errorf("image %s: not in the store; to fetch it: machinectl-lite pull-oci %s", ref, o.image)
 		}
 	}
-	if err := fetch(ctx, dir, o.image, o.source.insecure); err != nil {
+	if err := fetch(ctx, o); err != nil {
 		return nil, nil, err
 	}
 	if ref, err = store.Name(o.image); err != nil { // what a name without a host stands for is known now
@@ -55,13 +64,24 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 	return img, store, err
 }
 
+// warnOfPlatform says that an image is for another architecture, which works where the kernel knows an emulator (binfmt_misc).
+func warnOfPlatform(o *options, img *image.Image) {
+	if o.source.wanted == (image.Platform{}) && img.Platform.Architecture != "" && img.Platform.Architecture != runtime.GOARCH {
+		fmt.Fprintf(os.Stderr, "nspawnd-run: WARNING: image %s is for %s, and this host is linux/%s\n",
+			img.Reference, printable.Line(platformName(img.Platform)), runtime.GOARCH)
+	}
+}
+
 // fetch runs machinectl-lite pull-oci.
-func fetch(ctx context.Context, root, name string, insecure []string) error {
-	args := []string{"pull-oci", "--quiet", "--root", root}
-	for _, what := range insecure {
+func fetch(ctx context.Context, o *options) error {
+	args := []string{"pull-oci", "--quiet", "--root", o.source.root}
+	for _, what := range o.source.insecure {
 		args = append(args, "--insecure-options="+what)
 	}
-	return runTool(ctx, append(args, name)...)
+	if o.source.wanted != (image.Platform{}) {
+		args = append(args, "--platform="+platformName(o.source.wanted))
+	}
+	return runTool(ctx, append(args, o.image)...)
 }
 
 // checkTrust wants a stored image to be one that the rules accept. As long as none of their files has changed since that was last decided, it

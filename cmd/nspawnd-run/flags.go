@@ -56,6 +56,7 @@ func (o *options) sections() []section {
 func addFlags(c *cobra.Command, o *options) {
 	c.Flags().SetInterspersed(false) // what follows IMAGE is the payload's
 	c.Flags().SortFlags = false
+	c.Flags().Bool("help", false, "show this") // cobra's own has the -h of --hostname
 	var help strings.Builder
 	for _, s := range o.sections() {
 		f := pflag.NewFlagSet(s.title, pflag.ContinueOnError)

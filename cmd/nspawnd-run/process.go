@@ -1,48 +1,191 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
 
+	"nspawnd/image"
 	"nspawnd/units"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
 )
 
 // processFlags say what runs, as whom and with which environment.
 type processFlags struct {
-	flags                     *pflag.FlagSet
-	env                       []string
-	user, workdir, entrypoint string
+	flags                                    *pflag.FlagSet
+	env, envFiles, envMerge, unsetEnv        []string
+	envHost, unsetEnvAll                     bool
+	user, workdir, entrypoint, umask         string
+	groups, sysctls                          []string
+	hostname, zone, personality              string
+	noHostname, passwd, init, sigProxy       bool
+	stopSignal, stopTimeout, timeout, notify string
+
+	zoneData []byte // what --tz names
 }
 
 func (g *processFlags) register(f *pflag.FlagSet) {
 	g.flags = f
-	f.StringArrayVarP(&g.env, "env", "e", nil, "set `NAME=VALUE` in the environment, or pass NAME on from this one")
+	f.StringArrayVarP(&g.env, "env", "e", nil, "set `NAME=VALUE` in the environment, or pass NAME or NAME* on from this one")
+	f.StringArrayVar(&g.envFiles, "env-file", nil, "the same for each line of `FILE`")
+	f.BoolVar(&g.envHost, "env-host", false, "pass the whole environment on; the image's own goes before")
+	f.StringArrayVar(&g.envMerge, "env-merge", nil, "set `NAME=VALUE` in which $OTHER is what the image sets")
+	f.StringArrayVar(&g.unsetEnv, "unsetenv", nil, "leave out `NAME` of the image's environment")
+	f.BoolVar(&g.unsetEnvAll, "unsetenv-all", false, "leave out all of the image's environment")
 	f.StringVarP(&g.user, "user", "u", "", "run as `USER[:GROUP]`, by name in the image or by number")
+	f.StringArrayVar(&g.groups, "group-add", nil, "be in `GROUP` too, by name in the image or by number")
+	f.BoolVar(&g.passwd, "passwd", true, "make entries in /etc/passwd and /etc/group for numbers that have none there")
 	f.StringVarP(&g.workdir, "workdir", "w", "", "start in `DIR`")
 	f.StringVar(&g.entrypoint, "entrypoint", "", "run `COMMAND` (or a JSON array) instead of the image's entrypoint")
+	f.BoolVar(&g.init, "init", false, "have process 1 pass signals on and collect what processes leave, for programs that don't")
+	f.StringVar(&g.umask, "umask", "", "file mode creation `MASK` (default 0022)")
+	f.StringVar(&g.personality, "personality", "", "execution domain: `LINUX|LINUX32`")
+	f.StringVarP(&g.hostname, "hostname", "h", "", "`NAME` of the host that it sees (default: the machine's)")
+	f.BoolVar(&g.noHostname, "no-hostname", false, "leave the image's /etc/hostname as it is")
+	f.StringVar(&g.zone, "tz", "", "time zone: `AREA/CITY`, or local for this host's")
+	f.StringArrayVar(&g.sysctls, "sysctl", nil, "set a kernel parameter of its own namespaces, `NAME=VALUE`")
+	f.StringVar(&g.stopSignal, "stop-signal", "", "`SIGNAL` that asks it to end (default: the image's, or SIGTERM)")
+	f.StringVar(&g.stopTimeout, "stop-timeout", "", "`SECONDS` until it is killed after that (-1: never; default: the image's, or 10)")
+	f.StringVar(&g.timeout, "timeout", "", "stop it after `SECONDS`")
+	f.StringVar(&g.notify, "sdnotify", "conmon", "it is ready `conmon|container|ignore`: as soon as it runs; when it says so to $NOTIFY_SOCKET; ours is not told")
+	f.BoolVar(&g.sigProxy, "sig-proxy", true, "pass signals on to it")
 }
 
-func (g *processFlags) apply(_ *units.Machine, o *units.Options) error {
-	o.User, o.WorkingDir = g.user, g.workdir
+func (g *processFlags) apply(_ *units.Machine, o *units.Options) (err error) {
+	o.User, o.WorkingDir, o.Hostname, o.UMask, o.Personality = g.user, g.workdir, g.hostname, g.umask, g.personality
+	o.Groups, o.Init, o.Sysctls, o.StopSignal = g.groups, g.init, g.sysctls, g.stopSignal
+	o.MergeEnv, o.UnsetEnv, o.UnsetAllEnv = g.envMerge, g.unsetEnv, g.unsetEnvAll
 	if g.flags.Changed("entrypoint") {
 		o.Entrypoint = &g.entrypoint
 	}
+	if err := g.environment(o); err != nil {
+		return err
+	}
+	if g.hostname != "" && !units.ValidHostname(g.hostname) {
+		return fmt.Errorf("--hostname: %q is not a hostname", g.hostname)
+	}
+	if g.zone != "" {
+		if g.zoneData, err = readZone(g.zone); err != nil {
+			return fmt.Errorf("--tz: %w", err)
+		}
+	}
+	for _, group := range g.groups {
+		if group == "keep-groups" {
+			return errors.New("--group-add: keep-groups is of rootless containers; give the groups by number")
+		}
+	}
+	if g.stopTimeout != "" {
+		seconds, err := strconv.ParseInt(g.stopTimeout, 10, 32)
+		if err != nil {
+			return fmt.Errorf("--stop-timeout: %q is not a number of seconds", g.stopTimeout)
+		}
+		n := int(seconds)
+		o.StopTimeout = &n
+	}
+	if g.timeout != "" {
+		seconds, err := strconv.ParseUint(g.timeout, 10, 32)
+		if err != nil {
+			return fmt.Errorf("--timeout: %q is not a number of seconds", g.timeout)
+		}
+		o.RunTimeout = uint(seconds)
+	}
+	o.Notify = g.notify == "container"
+	return oneOf("--sdnotify", g.notify, "conmon", "container", "ignore")
+}
+
+func (g *processFlags) environment(o *units.Options) error {
+	if g.envHost {
+		o.HostEnv = os.Environ()
+	}
+	for _, file := range g.envFiles {
+		data, err := os.ReadFile(file)
+		if err == nil {
+			var assignments []string
+			assignments, err = units.ParseEnvFile(string(data), os.Environ())
+			o.Env = append(o.Env, assignments...)
+		}
+		if err != nil {
+			return fmt.Errorf("--env-file %s: %w", file, err)
+		}
+	}
 	for _, e := range g.env {
-		name, _, assigned := strings.Cut(e, "=")
-		if name == "" {
-			return fmt.Errorf("--env: %q is not NAME=VALUE", e)
+		assignments, err := units.ParseEnv(e, os.Environ())
+		if err != nil {
+			return fmt.Errorf("--env: %w", err)
 		}
-		if !assigned { // from the caller's environment; one that is not set there is left out
-			value, set := os.LookupEnv(e)
-			if !set {
-				continue
-			}
-			e += "=" + value
-		}
-		o.Env = append(o.Env, e)
+		o.Env = append(o.Env, assignments...)
 	}
 	return nil
+}
+
+// signals collects what arrives from here on. Nothing that can be caught ends the client while there is something to hand over.
+func (g *processFlags) signals() chan os.Signal {
+	c := make(chan os.Signal, 64)
+	signal.Notify(c)
+	return c
+}
+
+// forward passes signals on as podman-run(1) --sig-proxy does, or lets them end the client.
+func (g *processFlags) forward(signals chan os.Signal, send func(syscall.Signal) error) {
+	if !g.sigProxy {
+		signal.Reset()
+	}
+	for s := range signals {
+		switch {
+		case s == syscall.SIGCHLD, s == syscall.SIGURG, s == syscall.SIGPIPE: // about the client itself
+		case g.sigProxy:
+			// It fails only when the process is gone, and then the wait for it ends.
+			_ = send(s.(syscall.Signal))
+		default: // it came before
+			_ = syscall.Kill(os.Getpid(), s.(syscall.Signal))
+		}
+	}
+}
+
+// started tells the service that the client is the main process of, if it is one of Type=notify, that the machine has started.
+func (g *processFlags) started() {
+	if g.notify != "ignore" {
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // who listens has a timeout
+	}
+}
+
+// writeFiles adds to the machine's root what its process looks up there: its account, its hostname, its time zone.
+func (g *processFlags) writeFiles(root *image.Root, m *units.Machine, user image.User) error {
+	// Nobody asks who runs a program of an image that names no user and has no accounts.
+	if g.passwd && m.Payload.User != "" {
+		if err := root.AddUser(user, m.Payload.WorkingDir); err != nil {
+			return err
+		}
+	}
+	if !g.noHostname {
+		if err := root.WriteFile("/etc/hostname", []byte(m.Payload.Hostname+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if g.zoneData == nil {
+		return nil
+	}
+	return root.ReplaceFile("/etc/localtime", g.zoneData, 0o644)
+}
+
+// readZone gives the host's file of a time zone (tzfile(5)).
+func readZone(name string) ([]byte, error) {
+	if name == "local" {
+		return os.ReadFile("/etc/localtime")
+	}
+	if !filepath.IsLocal(name) {
+		return nil, fmt.Errorf("%q is not a time zone like Europe/Berlin", name)
+	}
+	data, err := os.ReadFile(filepath.Join("/usr/share/zoneinfo", name))
+	if err == nil {
+		_, err = time.LoadLocationFromTZData(name, data)
+	}
+	return data, err
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 
 	"nspawnd/cmd/internal/machinedir"
@@ -22,7 +24,7 @@ type rootTree struct {
 
 // prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
 // the account, the home directory. A dry run mounts it read-only and leaves no trace.
-func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) (*rootTree, error) {
+func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) (*rootTree, error) {
 	t := &rootTree{}
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
@@ -40,7 +42,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, dryRun 
 	if dryRun || !takesDescriptor(m.Manager) {
 		m.Root = machinedir.MountPath(run)
 	}
-	if err := t.fill(store, img, m, dryRun); err != nil {
+	if err := t.fill(store, img, m, process, dryRun); err != nil {
 		t.release()
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func takesDescriptor(manager int) bool {
 	return manager >= units.RootDescriptorSince && image.KernelAtLeast(6, 15)
 }
 
-func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) error {
+func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) error {
 	var err error
 	if !dryRun {
 		if err := store.Claim(img, t.dir); err != nil {
@@ -64,14 +66,14 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 		return err
 	}
 	root := image.NewRoot(t.mount)
-	user, err := root.User(m.Payload.User)
+	user, err := root.User(m.Payload.User, m.Payload.Groups...)
 	if err != nil {
 		return err
 	}
 	m.Account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
-	m.Payload.SetDefault("HOME", user.Home)
+	m.Payload.SetDefault("HOME", cmp.Or(user.Home, m.Payload.WorkingDir)) // podman's choice for those without an account
 	if !dryRun {
-		if err := writeFiles(root, m); err != nil {
+		if err := errors.Join(writeFiles(root, m), process.writeFiles(root, m, user)); err != nil {
 			return err
 		}
 	}
@@ -110,16 +112,19 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 // writeFiles makes what the image need not have: the directories that units.Machine relies on, its volumes and working
 // directory, and the files that tell the machine its name and its network.
 func writeFiles(root *image.Root, m *units.Machine) error {
-	for _, dir := range append([]string{"/etc", "/run", units.TerminalsMount, m.Payload.WorkingDir}, m.Payload.Volumes...) {
+	for _, dir := range append([]string{"/etc", "/run", units.TerminalsMount, path.Dir(m.Payload.WorkingDir)}, m.Payload.Volumes...) {
 		if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
 			return err
 		}
 	}
+	if err := root.MkdirAll(m.Payload.WorkingDir, 0o755, m.Account.UID, m.Account.GID); err != nil { // the user's, as with podman
+		return fmt.Errorf("the working directory: %w", err)
+	}
 	hostHosts, _ := os.ReadFile("/etc/hosts")
 	hostResolv, _ := os.ReadFile("/etc/resolv.conf")
-	hosts, resolv := network.Files(m.Name, m.Network == units.HostNetwork, string(hostHosts), string(hostResolv))
-	for path, content := range map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv, "/etc/hostname": m.Name + "\n"} {
-		if err := root.WriteFile(path, []byte(content), 0o644); err != nil {
+	hosts, resolv := network.Files(m.Payload.Hostname, m.Network == units.HostNetwork, string(hostHosts), string(hostResolv))
+	for name, content := range map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv} {
+		if err := root.WriteFile(name, []byte(content), 0o644); err != nil {
 			return err
 		}
 	}

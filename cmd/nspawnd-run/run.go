@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"nspawnd/dbus"
@@ -53,10 +52,8 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, wrap(err)
 	}
 
-	// From here on there is something to clean up or to hand over, so a signal must not end us.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	root, err := prepareRoot(store, img, &m, o.unit.dryRun)
+	signals := o.process.signals()
+	root, err := prepareRoot(store, img, &m, &o.process, o.unit.dryRun)
 	if err != nil {
 		return 0, wrap(err)
 	}
@@ -87,6 +84,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, startFailure(wrap(err), set.Main.Name)
 	}
 	root.keep() // from here on the companion unit owns it
+	o.process.started()
 
 	registered := make(chan error, 1)
 	go func() { registered <- register(ctx, bus, service, m.Name) }()
@@ -98,12 +96,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		fmt.Println(m.Name)
 		return 0, nil
 	}
-	go func() {
-		for s := range signals {
-			// It fails only when the process is gone, and then Wait returns.
-			_ = service.Signal(ctx, s.(syscall.Signal))
-		}
-	}()
+	go o.process.forward(signals, func(s syscall.Signal) error { return service.Signal(ctx, s) })
 	go func() {
 		if err := <-registered; err != nil {
 			fmt.Fprintf(os.Stderr, "nspawnd-run: %s: %v; it runs on, and machinectl does not know it\n", m.Name, err)

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 
 	"nspawnd/image"
 	"nspawnd/units"
@@ -48,11 +52,18 @@ func (g *unitFlags) directives(manager int) ([]units.Directive, error) {
 type imageFlags struct {
 	pull, root string
 	insecure   []string
+
+	platform, os, arch, variant string
+	wanted                      image.Platform // zero: whatever is stored, or this host's
 }
 
 func (g *imageFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&g.pull, "pull", "missing", "when to fetch the image: `missing|always|never`")
 	f.StringSliceVar(&g.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
+	f.StringVar(&g.platform, "platform", "", "take the image for `OS/ARCH[/VARIANT]`, and fetch it if the stored one is for another")
+	f.StringVar(&g.os, "os", "", "the same with `OS`")
+	f.StringVar(&g.arch, "arch", "", "the same with `ARCH`")
+	f.StringVar(&g.variant, "variant", "", "the same with `VARIANT` of the architecture")
 	f.StringVar(&g.root, "root", image.DefaultRoot, "`DIR` of the store")
 }
 
@@ -62,5 +73,36 @@ func (g *imageFlags) apply(*units.Machine, *units.Options) error {
 			return fmt.Errorf("--insecure-options: %q is not a protection; the one there is: image", what)
 		}
 	}
+	if g.platform+g.os+g.arch+g.variant != "" {
+		var err error
+		if g.wanted, err = g.parsePlatform(); err != nil {
+			return err
+		}
+	}
 	return oneOf("--pull", g.pull, "missing", "always", "never")
+}
+
+func (g *imageFlags) parsePlatform() (image.Platform, error) {
+	if g.platform == "" {
+		return image.Platform{OS: cmp.Or(g.os, "linux"), Architecture: cmp.Or(g.arch, runtime.GOARCH), Variant: g.variant}, nil
+	}
+	parts := append(strings.Split(g.platform, "/"), "")
+	if g.os+g.arch+g.variant != "" {
+		return image.Platform{}, errors.New("--platform says what --os, --arch and --variant say: give it or them")
+	}
+	if len(parts) < 3 || len(parts) > 4 || parts[0] == "" || parts[1] == "" {
+		return image.Platform{}, fmt.Errorf("--platform: %q is not OS/ARCH or OS/ARCH/VARIANT", g.platform)
+	}
+	return image.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]}, nil
+}
+
+// accepts says whether a stored image is for the platform that is asked for.
+func (g *imageFlags) accepts(have image.Platform) bool {
+	want := g.wanted
+	return want == image.Platform{} ||
+		want.OS == have.OS && want.Architecture == have.Architecture && (want.Variant == "" || want.Variant == have.Variant)
+}
+
+func platformName(p image.Platform) string {
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 }

@@ -128,8 +128,8 @@ func TestRun(t *testing.T) {
 
 		cases("user",
 			outcome{run + "id", 0, "uid=0 gid=0 groups=\n", ""},
-			outcome{with("-u 4321", "id"), 0, "uid=4321 gid=0 groups=\n", ""},
-			outcome{with("--user 1:2", "id"), 0, "uid=1 gid=2 groups=\n", ""},
+			outcome{with("-u 4321", "id"), 0, "uid=4321 gid=0 groups=0\n", ""},
+			outcome{with("--user 1:2", "id"), 0, "uid=1 gid=2 groups=2\n", ""},
 			outcome{with("-u nobody", "id"), 125, "", "/^nspawnd-run: .*nobody/"},
 			outcome{"nspawnd-run --entrypoint id " + redis, 0, "/^uid=[1-9][0-9]*\\(redis\\) gid=[1-9][0-9]*\\(redis\\)/", ""},
 			outcome{"nspawnd-run --entrypoint id -u games:games " + redis, 0, "uid=5(games) gid=60(games) groups=60(games)\n", ""},
