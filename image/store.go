@@ -66,11 +66,22 @@ type layerRecord struct {
 	Opaque bool  `json:"opaque,omitempty"` // hides everything below
 }
 
-// Open returns the store below root, which need not exist yet.
+// Open returns the store below root, which need not exist yet. Nobody else may be able to change what is in it.
 func Open(root string) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(root, &stat); err == nil {
+		switch {
+		case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
+			return nil, fmt.Errorf("store %s: not a directory", root)
+		case stat.Uid != 0 && stat.Uid != uint32(os.Geteuid()):
+			return nil, fmt.Errorf("store %s: belongs to user %d, who can change the images in it; to take it over, with all that is in it now: chown -R root %s", root, stat.Uid, root)
+		case stat.Mode&0o022 != 0:
+			return nil, fmt.Errorf("store %s: others can change the images in it; to end that: chmod go-w %s", root, root)
+		}
 	}
 	return &Store{root: root}, nil
 }

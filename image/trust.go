@@ -354,7 +354,7 @@ func RemoveTrust(dirs []string, prefix string) ([]string, error) {
 		done = append(done, rule.Path)
 	}
 	if done == nil {
-		return nil, fmt.Errorf("no trust rule for the prefix %q", prefix)
+		return nil, fmt.Errorf("no trust rule for the prefix %q; machinectl-lite trust list shows which there are", prefix)
 	}
 	return done, nil
 }

@@ -30,6 +30,9 @@ it was built and when it was stored here, why it was accepted, and the digest of
 				return err
 			}
 			images, err := store.Images()
+			if images == nil && err != nil {
+				return err
+			}
 			return errors.Join(imageTable(store, images, options.jsonLayout() != "").show("images"), err)
 		},
 	}
@@ -75,6 +78,8 @@ func (b imageBlobs) created() time.Time {
 func imageNames(minimum, maximum int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
+		case len(args) == 1 && minimum == 2:
+			return fmt.Errorf("%s takes an image and a new name (see %s --help)", cmd.Name(), cmd.CommandPath())
 		case len(args) < minimum:
 			return fmt.Errorf("%s: no image named (see %s --help)", cmd.Name(), cmd.CommandPath())
 		case maximum >= 0 && len(args) > maximum:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -83,6 +84,9 @@ func exitStatus(err error) int {
 		failed = failures{err}
 	}
 	for _, err := range failed {
+		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w; try: sudo machinectl-lite …", err)
+		}
 		fmt.Fprintf(os.Stderr, "%s: %s\n", program, printableLines(err.Error()))
 	}
 	return 1

@@ -206,6 +206,12 @@ func (f pullFlags) run(get func(*image.Store, fetch.Options) (*image.Image, erro
 
 func (f pullFlags) options() (fetch.Options, error) {
 	pull := fetch.Options{System: &types.SystemContext{AuthFilePath: f.authFile, DockerCertPath: f.certDir}}
+	// containers/image takes what is not there for empty.
+	for flag, path := range map[string]string{"authfile": f.authFile, "cert-dir": f.certDir} {
+		if _, err := os.Stat(path); path != "" && err != nil {
+			return pull, fmt.Errorf("--%s: %w", flag, err)
+		}
+	}
 	for _, check := range f.insecure {
 		if check != "image" {
 			return pull, fmt.Errorf("--insecure-options=%s: the only check that can be left out is image", check)

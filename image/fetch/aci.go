@@ -53,6 +53,9 @@ func (a app) String() string {
 // ParseACISource reads aci:FILE, a path that begins with "/" or ".", https://…, or NAME[:VERSION][,LABEL=VALUE…].
 func ParseACISource(s string) (ACISource, error) {
 	if file, ok := strings.CutPrefix(s, "aci:"); ok || strings.HasPrefix(s, "/") || strings.HasPrefix(s, ".") {
+		if file == "" {
+			return ACISource{}, fmt.Errorf("source %q: no path", s)
+		}
 		return ACISource{file: file}, nil
 	}
 	if strings.Contains(s, "://") {

@@ -74,15 +74,15 @@ func one(n int, has []string) error {
 	}
 	has = slices.DeleteFunc(has, func(s string) bool { return s == "" })
 	slices.Sort(has)
-	what := "no image of that name"
+	what := "no image of that name in it"
 	if n > 1 {
-		what = fmt.Sprintf("%d images", n)
+		what = fmt.Sprintf("%d images in it, of which one has to be named behind a colon", n)
 	}
 	const enough = 10
 	if len(has) > enough {
 		has = append(has[:enough], "…")
 	}
-	return fmt.Errorf("%s in it; it has: %s", what, strings.Join(has, ", "))
+	return fmt.Errorf("%s; it has: %s", what, strings.Join(has, ", "))
 }
 
 func closeOnError(c io.Closer, err *error) {

@@ -141,7 +141,7 @@ func TestImport(t *testing.T) {
 	}
 
 	for _, test := range []struct{ source, name, want string }{
-		{"oci:" + dir + "/oci", "localhost/x", "2 images in it; it has: x, y"},
+		{"oci:" + dir + "/oci", "localhost/x", "2 images in it, of which one has to be named behind a colon; it has: x, y"},
 		{"oci:" + dir + "/oci:z", "localhost/x", "no image of that name in it; it has: x, y"},
 		{"oci:" + dir + "/oci:x", "", "it does not say what it is called"},
 		{"oci:" + dir, "localhost/x", "not an OCI layout"},

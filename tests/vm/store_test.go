@@ -173,7 +173,7 @@ func TestCleanDuringPullsAndRuns(t *testing.T) {
 // defaultKills is how often TestKilled kills each command, unless $NSPAWND_KILLS says it.
 const defaultKills = 25
 
-// TestKilled kills pull, clean and remove at random points, and says the same again. After the first, each image that is there is whole; after
+// TestKilled kills pulls, clean and remove at random points, and says the same again. After the first, each image that is there is whole; after
 // the second, all is as if there had been no first, down to the last file.
 func TestKilled(t *testing.T) {
 	kills := defaultKills
@@ -187,15 +187,18 @@ func TestKilled(t *testing.T) {
 		m.must(`cd /var/lib/nspawnd
 			for name in ` + strings.Join(names, " ") + `; do machinectl-lite --root=full pull-oci -q --insecure-options=image $name; done 2>/dev/null
 			machinectl-lite --root=full read-only ` + names[0] + `
+			umoci unpack --image ` + m.Images() + `:tiny aci; head -c 5M /dev/urandom > aci/rootfs/random
+			echo '{"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "app.test/x"}' > aci/manifest; tar -C aci -czf x.aci manifest rootfs
 			mkdir -p empty full/tmp/sha256-x full/machines/gone.1/upper; head -c 1M /dev/zero > full/tmp/sha256-x/layer.tar`)
-		for _, c := range []struct{ verb, before, command string }{
-			{"pull", "empty", "pull-oci --quiet --insecure-options=image " + names[0]},
-			{"clean", "full", "clean --all"},
-			{"remove", "full", "remove " + names[1]},
+		for _, c := range []struct{ verb, before, image, command string }{
+			{"pull", "empty", names[0], "pull-oci --quiet --insecure-options=image " + names[0]},
+			{"pull-aci", "empty", "app.test/x", "pull-aci --quiet --insecure-options=image ./x.aci"},
+			{"clean", "full", names[0], "clean --all"},
+			{"remove", "full", names[0], "remove " + names[1]},
 		} {
 			t.Run(c.verb, func(t *testing.T) {
 				m := m.With(t)
-				result := m.Run("/tmp/killed", strconv.Itoa(kills), c.before, names[0], "machinectl-lite --root=store "+c.command)
+				result := m.Run("/tmp/killed", strconv.Itoa(kills), c.before, c.image, "machinectl-lite --root=store "+c.command)
 				t.Logf("%s in %s", strings.TrimSpace(result.Stdout), result.Duration.Round(time.Second))
 				if result.Status != 0 {
 					t.Errorf("status %d\n%s", result.Status, result.Stderr)
@@ -301,5 +304,112 @@ func TestDiskFull(t *testing.T) {
 		if result.Status != 0 || result.Stdout != "" {
 			t.Errorf("status %d\n%s%s", result.Status, result.Stdout, result.Stderr)
 		}
+	})
+}
+
+// The same where something else than blocks runs out, and with the other backend and an ACI.
+func TestDiskFullOtherwise(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.Registry()
+		disk := filepath.Join(t.TempDir(), "disk")
+		if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-m", "0", "-N", "128", disk, "40M").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		m.Copy(disk, "/var/lib/nspawnd/disk")
+		result := m.Script(`
+			umoci unpack --image ` + m.Images() + `:tiny /tmp/aci; head -c 5M /dev/urandom > /tmp/aci/rootfs/random
+			echo '{"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "app.test/x"}' > /tmp/aci/manifest; tar -C /tmp/aci -czf /tmp/x.aci manifest rootfs
+			mkdir /mnt/disk; mount -o loop /var/lib/nspawnd/disk /mnt/disk; cd /mnt/disk; mkdir filler
+			lite() { machinectl-lite --root=/mnt/disk/store "$@"; }
+			listing() { find store -printf '%y %P\n' | sort; }
+			inodes() { # leaves so many
+				find filler -type f -delete; rm -f blocks
+				for i in $(seq $(($(df --output=iavail . | tail -n1) - $1))); do : > filler/$i; done
+			}
+			blocks() { # leaves so many KiB
+				find filler -type f -delete; rm -f blocks
+				fallocate -l $(($(df --output=avail -B1024 . | tail -n1) - $1))K blocks 2>/dev/null || cat /dev/zero > blocks 2>/dev/null || true
+			}
+			each() { # WHAT "AMOUNTS" NAME COMMAND...
+				local what=$1 amounts=$2 name=$3 failed=0; shift 3
+				for n in $amounts; do
+					$what $n
+					if lite "$@" > /dev/null 2> /tmp/err; then
+						lite remove $name > /dev/null
+					else
+						failed=$((failed + 1))
+						[ $(wc -l < /tmp/err) = 1 ] && grep -q '^machinectl-lite: .*: no space left on device$' /tmp/err || { echo "with $n $what it says:"; cat /tmp/err; }
+					fi
+					listing | diff /tmp/before - || echo "with $n $what something is left"
+				done
+				$what 100
+				[ $failed -ge 5 ] || echo "$*: the disk was full only $failed times"
+			}
+			lite pull-oci -q --insecure-options=image ` + tiny + ` > /dev/null 2>&1
+			listing > /tmp/before
+			for backend in erofs dirs; do
+				each inodes "$(seq 0 2 24)" ` + nginx + ` pull-oci -q --backend=$backend --insecure-options=image ` + nginx + `
+				each blocks "$(seq 0 100 500) $(seq 1000 2000 25000)" app.test/x pull-aci -q --backend=$backend --insecure-options=image /tmp/x.aci
+			done
+			find filler -type f -delete; rm -f blocks
+			lite pull-aci -q --insecure-options=image /tmp/x.aci > /dev/null 2>&1
+			nspawnd-run --root=/mnt/disk/store --pull=never app.test/x true
+			cd /; for _ in $(seq 100); do umount /mnt/disk 2>/dev/null && break; sleep 0.05; done # the companion may be at it still
+			rm /var/lib/nspawnd/disk
+		`)
+		if result.Status != 0 || result.Stdout != "" {
+			t.Errorf("status %d\n%s%s", result.Status, result.Stdout, result.Stderr)
+		}
+	})
+}
+
+// Who may not, or can't, is told in one line what stands in the way, and nothing changes.
+func TestImageErrors(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.must(`machinectl-lite import-oci -q --insecure-options=image oci:` + m.Images() + `:tiny localhost/tiny 2>/dev/null
+			cp -a /var/lib/nspawnd /srv/theirs; chown -R 1234 /srv/theirs
+			cp -a /var/lib/nspawnd /srv/open; chmod 777 /srv/open`)
+		reading := []string{"image-status localhost/tiny", "show-image localhost/tiny", "export-oci localhost/tiny oci:/tmp/out", "export-mstack localhost/tiny /tmp/out.mstack"}
+		changing := []string{
+			"import-oci --insecure-options=image oci:" + m.Images() + ":redis localhost/r", "tag localhost/tiny localhost/t", "clone localhost/tiny localhost/t",
+			"rename localhost/tiny localhost/t", "read-only localhost/tiny", "remove localhost/tiny", "clean --all",
+		}
+		list := []string{"list-images"}
+		for _, c := range []struct {
+			as, root, want string
+			verbs          [][]string
+		}{
+			{"setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all ", "/var/lib/nspawnd", "permission denied; try: sudo machinectl-lite …", [][]string{reading[:3], changing[1:], list}},
+			{"", "/srv/theirs", "belongs to user 1234, who can change the images in it; to take it over, with all that is in it now: chown -R root /srv/theirs", [][]string{reading, changing, list}},
+			{"", "/srv/open", "others can change the images in it; to end that: chmod go-w /srv/open", [][]string{reading, changing, list}},
+			{"", "/etc/passwd", "store /etc/passwd: not a directory", [][]string{reading, changing, list}},
+			{"unshare -m sh -c 'mount --bind -o ro $1 $1; shift; exec \"$@\"' - /var/lib/nspawnd ", "/var/lib/nspawnd", ": read-only file system", [][]string{changing}},
+		} {
+			for _, verbs := range c.verbs {
+				for _, verb := range verbs {
+					command := c.as + "machinectl-lite --root=" + c.root + " " + verb
+					r := m.Run("bash", "-c", command)
+					if r.Status != 1 || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 || !strings.HasPrefix(r.Stderr, "machinectl-lite: ") || !strings.Contains(r.Stderr, c.want) {
+						t.Errorf("%s\nstatus %d\nstdout %q\nstderr %q, want …%s…", command, r.Status, r.Stdout, r.Stderr, c.want)
+					}
+				}
+			}
+		}
+		lite := func(words string) string { return "machinectl-lite " + words }
+		m.expect(t,
+			outcome{"nspawnd-run --root=/srv/theirs localhost/tiny true", 125, "", "/^nspawnd-run: store .srv.theirs: belongs to user 1234, .*\n$/"},
+			// What was there is there, and can be read.
+			outcome{"unshare -m sh -c 'mount --bind -o ro /var/lib/nspawnd /var/lib/nspawnd; machinectl-lite list-images --json=short' | jq -r .[].name; ls /tmp/out* 2>&1 | wc -l", 0, "localhost/tiny:latest\n1\n", ""},
+			outcome{lite("tag localhost/tiny"), 1, "", "machinectl-lite: tag takes an image and a new name (see machinectl-lite tag --help)\n"},
+			outcome{lite("pull-oci --authfile=/no/such a.invalid/x"), 1, "", "machinectl-lite: --authfile: stat /no/such: no such file or directory\n"},
+			outcome{lite("pull-oci --cert-dir=/no/such a.invalid/x"), 1, "", "machinectl-lite: --cert-dir: stat /no/such: no such file or directory\n"},
+			outcome{lite("pull-oci a.invalid/x"), 1, "", "/^machinectl-lite: image a.invalid.x:latest: registry not reachable: lookup a.invalid.*\n$/"},
+			outcome{lite("pull-aci a.invalid/x"), 1, "", "/^machinectl-lite: image a.invalid.x: .*lookup a.invalid.*\n$/"},
+			outcome{lite("pull-aci aci:"), 1, "", "machinectl-lite: source \"aci:\": no path\n"},
+			outcome{lite("pull-aci /none.aci"), 1, "", "machinectl-lite: image /none.aci: open /none.aci: no such file or directory\n"},
+			outcome{lite("import-oci oci:" + m.Images() + " localhost/x"), 1, "", "/: 5 images in it, of which one has to be named behind a colon; it has: base, nginx, python, redis, tiny\n$/"},
+			outcome{lite("import-oci oci-archive:/none localhost/x"), 1, "", "machinectl-lite: oci-archive:/none: open /none: no such file or directory\n"},
+			outcome{lite("trust remove localhost"), 1, "", "machinectl-lite: no trust rule for the prefix \"localhost\"; machinectl-lite trust list shows which there are\n"},
+		)
 	})
 }
