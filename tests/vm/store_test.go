@@ -407,7 +407,7 @@ func TestImageErrors(t *testing.T) {
 			outcome{lite("pull-aci a.invalid/x"), 1, "", "/^machinectl-lite: image a.invalid.x: .*lookup a.invalid.*\n$/"},
 			outcome{lite("pull-aci aci:"), 1, "", "machinectl-lite: source \"aci:\": no path\n"},
 			outcome{lite("pull-aci /none.aci"), 1, "", "machinectl-lite: image /none.aci: open /none.aci: no such file or directory\n"},
-			outcome{lite("import-oci oci:" + m.Images() + " localhost/x"), 1, "", "/: 5 images in it, of which one has to be named behind a colon; it has: base, nginx, python, redis, tiny\n$/"},
+			outcome{lite("import-oci oci:" + m.Images() + " localhost/x"), 1, "", "/: [0-9]+ images in it, of which one has to be named behind a colon; it has: base, .*, tiny\n$/"},
 			outcome{lite("import-oci oci-archive:/none localhost/x"), 1, "", "machinectl-lite: oci-archive:/none: open /none: no such file or directory\n"},
 			outcome{lite("trust remove localhost"), 1, "", "machinectl-lite: no trust rule for the prefix \"localhost\"; machinectl-lite trust list shows which there are\n"},
 		)
