@@ -62,7 +62,7 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 	}
 	job, err := c.systemd.StartTransientUnitAux(ctx, s.Name, "fail", properties, aux, nil)
 	if isError(err, unitExists) {
-		if err := s.clear(ctx, set); err != nil {
+		if err := s.clear(ctx, set, false); err != nil {
 			return nil, err
 		}
 		job, err = c.systemd.StartTransientUnitAux(ctx, s.Name, "fail", properties, aux, nil)
@@ -227,24 +227,32 @@ func (st *state) lost() bool {
 // MainPID gives the payload's process in the host's numbering; 0: it ended before its start was seen.
 func (s *Service) MainPID() uint32 { return s.state.mainPID }
 
-// Wait waits until the service has ended: until its main process has, and with it all processes of its PID namespace. What the
-// manager still does then (ExecStopPost=) changes nothing of how it ended. The status is 128+n when signal n ended it.
+// Wait waits until the service has ended and is not started again: until its main process has, and with it all processes of its PID
+// namespace. What the manager still does then (ExecStopPost=) changes nothing of how it ended. The status is 128+n when signal n ended it.
 func (s *Service) Wait(ctx context.Context) (status int, err error) {
-	for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
-		if _, err := s.next(ctx); err != nil {
-			return 0, fmt.Errorf("waiting for %s: %w", s.Name, err)
+	for {
+		for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
+			if _, err := s.next(ctx); err != nil {
+				return 0, fmt.Errorf("waiting for %s: %w", s.Name, err)
+			}
 		}
-	}
-	if s.state.exitCode == 0 {
-		// The signals did not say it. Better no status than a wrong one.
+		if s.state.exitCode != 0 && !s.again {
+			break
+		}
+		// The signals did not say it; better no status than a wrong one. Or it may be about to be started again, before which it is "failed"
+		// or "inactive" for an instant: when the manager answers, that is over.
 		properties, err := s.conn.systemd.GetAllPropertiesContext(ctx, s.Name)
 		if err != nil {
 			return 0, fmt.Errorf("asking how %s ended: %w", s.Name, err)
 		}
+		s.state.active, _ = properties["ActiveState"].(string)
 		s.state.exitCode, _ = properties["ExecMainCode"].(int32)
 		s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
 		handoff, _ := properties["ExecMainHandoffTimestampMonotonic"].(uint64)
 		s.state.handedOver = handoff != 0
+		if !s.again || s.state.stopped() {
+			break
+		}
 	}
 	if s.state.exitCode == 0 || s.state.lost() {
 		return 0, fmt.Errorf("systemd did not see how the process of %s ended", s.Name)
@@ -262,8 +270,12 @@ func (st *state) exit() int {
 	return 128 + int(st.exitStatus)
 }
 
-// Signal sends a signal to the service's main process.
+// Signal sends a signal to the service's main process. One that is to end a service which would then be started again stops it, as with
+// docker-run(1): also when there is no process at the moment.
 func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
+	if s.again && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
+		return s.conn.BeginStop(ctx, s.Name)
+	}
 	return s.conn.systemd.KillUnitWithTarget(ctx, s.Name, systemd.Main, int32(signal))
 }
 
@@ -284,16 +296,27 @@ func (c *Conn) Stop(ctx context.Context, unit string) error {
 	}
 }
 
-// clear makes the names of a set free where they are held by units that have failed or finished, and waits until the manager
-// has forgotten them.
-func (s *Service) clear(ctx context.Context, set units.Set) error {
+// Replace stops the units of a set that run, and waits until the manager has forgotten them, so that the set can be started.
+func (c *Conn) Replace(ctx context.Context, set units.Set) error {
+	s := &Service{Name: set.Main.Name, conn: c, signals: make(chan *dbus.Signal, 64)}
+	c.Bus.Signal(s.signals)
+	defer c.Bus.RemoveSignal(s.signals)
+	if err := s.subscribe(ctx); err != nil {
+		return err
+	}
+	return s.clear(ctx, set, true)
+}
+
+// clear makes the names of a set free where they are held by units that have failed or finished, or also by running ones, and waits until
+// the manager has forgotten them.
+func (s *Service) clear(ctx context.Context, set units.Set, running bool) error {
 	c := s.conn
 	properties, err := c.systemd.GetAllPropertiesContext(ctx, s.Name)
 	if err != nil {
 		return fmt.Errorf("asking for %s: %w", s.Name, err)
 	}
 	active, _ := properties["ActiveState"].(string)
-	if pid, known := properties["MainPID"].(uint32); !known || pid != 0 || active == "activating" {
+	if pid, known := properties["MainPID"].(uint32); !running && (!known || pid != 0 || active == "activating") {
 		return fmt.Errorf("%s is %s: %w", s.Name, active, ErrNameTaken)
 	}
 	removed := fmt.Sprintf("type='signal',sender='%s',member='UnitRemoved'", managerName)
@@ -301,10 +324,15 @@ func (s *Service) clear(ctx context.Context, set units.Set) error {
 		return fmt.Errorf("following %s: %w", s.Name, err)
 	}
 	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, removed)
+	all := append([]units.Unit{set.Main}, set.Aux...)
+	if running { // for as long as TimeoutStopSec= lets it
+		if err := c.Stop(ctx, s.Name); err != nil && !isError(err, noSuchUnit) {
+			return err
+		}
+	}
 	// Its process is gone; what the units do before they are gone too takes a moment.
 	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Second, ErrNameTaken)
 	defer cancel()
-	all := append([]units.Unit{set.Main}, set.Aux...)
 	for _, u := range all {
 		if err := c.Stop(ctx, u.Name); err != nil && !isError(err, noSuchUnit) {
 			return err

@@ -43,6 +43,7 @@ type Unit struct {
 	ControlGroup string
 	MainPID      uint32
 	Started      time.Time
+	Labels       units.Labels
 	job          dbus.ObjectPath // "/" if none
 }
 
@@ -59,6 +60,8 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.Description, _ = values["Description"].(string)
 	u.ControlGroup, _ = values["ControlGroup"].(string)
 	u.MainPID, _ = values["MainPID"].(uint32)
+	fields, _ := values["LogExtraFields"].([][]byte)
+	u.Labels = units.LabelsOf(fields)
 	started, _ := values["InactiveExitTimestamp"].(uint64)
 	u.Started = time.UnixMicro(int64(started))
 	if job, ok := values["Job"].([]any); ok && len(job) == 2 { // its number and its path

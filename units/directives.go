@@ -57,6 +57,7 @@ var directives = map[string]directive{
 	"RestartSec":                {"Service", span, "RestartUSec", 0},
 	"RestartSteps":              {"Service", number, "", 0},
 	"RestartMaxDelaySec":        {"Service", span, "RestartMaxDelayUSec", 0},
+	"RestartForceExitStatus":    {"Service", statuses, "", 0},
 	"SuccessExitStatus":         {"Service", statuses, "", 0},
 	"TimeoutStartSec":           {"Service", span, "TimeoutStartUSec", 0},
 	"TimeoutStopSec":            {"Service", span, "TimeoutStopUSec", 0},
@@ -75,6 +76,11 @@ var directives = map[string]directive{
 	"WatchdogSignal":            {"Service", signal, "", 0},
 	"SendSIGHUP":                {"Service", boolean, "", 0},
 	"SendSIGKILL":               {"Service", boolean, "", 0},
+
+	// systemd.timer(5)
+	"OnActiveSec":       {"Timer", elapse, "", 0},
+	"OnUnitInactiveSec": {"Timer", elapse, "", 0},
+	"AccuracySec":       {"Timer", span, "AccuracyUSec", 0},
 
 	// systemd.exec(5): paths and mounts
 	"RootDirectory":        {"Service", text, "", 0},
@@ -134,6 +140,10 @@ var directives = map[string]directive{
 	"AppArmorProfile":         {"Service", profile, "", 0},
 	"SELinuxContext":          {"Service", text, "", 0},
 	"RemoveIPC":               {"Service", boolean, "", 0},
+
+	// systemd.exec(5): credentials
+	"LoadCredential":          {"Service", loadedCredentials, "", 0},
+	"LoadCredentialEncrypted": {"Service", loadedCredentials, "", 0},
 
 	// systemd.exec(5): process
 	"User":                 {"Service", text, "", 0},

@@ -53,25 +53,27 @@ var (
 	unitNames = kind{parser(func(s string) ([]string, error) { return strings.Fields(s), nil }),
 		line(func(v []string) string { return strings.Join(v, " ") }), one, extend[string]}
 	// assignments are words of which each is better read on a line of its own.
-	assignments = kind{parser(splitWords), eachWord, one, extend[string]}
-	integer     = kind{parser(parseInt32), line(func(v int32) string { return strconv.Itoa(int(v)) }), one, nil}
-	number      = kind{parser(parseUint32), line(func(v uint32) string { return strconv.FormatUint(uint64(v), 10) }), one, nil}
-	mode        = kind{parser(parseMode), line(func(v uint32) string { return fmt.Sprintf("%04o", v) }), one, nil}
-	signal      = kind{parser(parseSignal), line(SignalName), one, nil}
-	count       = kind{parser(parseCount), line(formatCount), one, nil}
-	size        = kind{parser(parseSize), line(formatCount), one, nil}
-	quota       = kind{parser(parsePercent), line(formatPercent), one, nil}
-	span        = kind{parser(parseSpan), line(formatSpan), one, nil}
-	limit       = kind{parser(parseLimit), line(formatLimit), limitProperties, nil}
-	caps        = kind{parser(ParseCapabilities), line(formatCapabilities), one, nil}
-	command     = kind{nil, line(formatCommand), commandProperty, nil}
-	commands    = kind{nil, eachCommand, one, nil}
-	binds       = kind{parser(parseBinds), eachBind, one, extend[Bind]}
-	tmpfs       = kind{parser(parseTmpfs), eachTmpfs, one, extend[Tmpfs]}
-	filters     = kind{parser(parseFilter), eachFilter, eachProperty[Filter], extend[Filter]}
-	statuses    = kind{nil, line(formatStatuses), one, nil}
-	fields      = kind{parser(splitWords), eachWord, bytesProperty, extend[string]}
-	hostname    = kind{parser(parsePair), line(formatPair), hostnameProperty, nil}
+	assignments       = kind{parser(splitWords), eachWord, one, extend[string]}
+	integer           = kind{parser(parseInt32), line(func(v int32) string { return strconv.Itoa(int(v)) }), one, nil}
+	number            = kind{parser(parseUint32), line(func(v uint32) string { return strconv.FormatUint(uint64(v), 10) }), one, nil}
+	mode              = kind{parser(parseMode), line(func(v uint32) string { return fmt.Sprintf("%04o", v) }), one, nil}
+	signal            = kind{parser(parseSignal), line(SignalName), one, nil}
+	count             = kind{parser(parseCount), line(formatCount), one, nil}
+	size              = kind{parser(parseSize), line(formatCount), one, nil}
+	quota             = kind{parser(parsePercent), line(formatPercent), one, nil}
+	span              = kind{parser(parseSpan), line(formatSpan), one, nil}
+	elapse            = kind{nil, line(formatSpan), elapseProperty, nil}
+	loadedCredentials = kind{parser(parseLoadedCredential), eachPair, one, extend[Pair]}
+	limit             = kind{parser(parseLimit), line(formatLimit), limitProperties, nil}
+	caps              = kind{parser(ParseCapabilities), line(formatCapabilities), one, nil}
+	command           = kind{nil, line(formatCommand), commandProperty, nil}
+	commands          = kind{nil, eachCommand, one, nil}
+	binds             = kind{parser(parseBinds), eachBind, one, extend[Bind]}
+	tmpfs             = kind{parser(parseTmpfs), eachTmpfs, one, extend[Tmpfs]}
+	filters           = kind{parser(parseFilter), eachFilter, eachProperty[Filter], extend[Filter]}
+	statuses          = kind{nil, line(formatStatuses), one, nil}
+	fields            = kind{parser(splitWords), eachWord, bytesProperty, extend[string]}
+	hostname          = kind{parser(parsePair), line(formatPair), hostnameProperty, nil}
 	// profile is sent with a flag that it may be missing.
 	profile = kind{parser(func(s string) (string, error) { return s, nil }), line(escapeSpecifiers), profileProperty, nil}
 	devices = kind{parser(parseDevice), eachDevice, one, extend[Pair]}
@@ -264,6 +266,14 @@ func formatSpan(v uint64) string {
 	return strconv.FormatUint(v, 10) + "us"
 }
 
+// elapseProperty sends when a timer elapses (a(st)).
+func elapseProperty(property string, v any) []Property {
+	return []Property{{"TimersMonotonic", []struct {
+		Base string
+		Span uint64
+	}{{property, v.(uint64)}}}}
+}
+
 // parseLimit reads SOFT[:HARD] of systemd.exec(5), with size suffixes.
 func parseLimit(s string) (Limit, error) {
 	soft, hard, both := strings.Cut(s, ":")
@@ -452,6 +462,26 @@ func hostnameProperty(property string, v any) []Property {
 		return []Property{{property, true}}
 	}
 	return []Property{{property + "Ex", v}}
+}
+
+// parseLoadedCredential reads ID[:PATH]; without a path, the manager's own credential of the ID or one of the credential stores.
+func parseLoadedCredential(s string) ([]Pair, error) {
+	id, path, found := strings.Cut(s, ":")
+	if !found {
+		path = id
+	}
+	if !validCredential(id) || path == "" {
+		return nil, fmt.Errorf("%q is not ID[:PATH]", s)
+	}
+	return []Pair{{id, path}}, nil
+}
+
+func eachPair(v any) []string {
+	var out []string
+	for _, p := range v.([]Pair) {
+		out = append(out, escapeSpecifiers(p.First+":"+p.Second))
+	}
+	return out
 }
 
 func parseDevice(s string) ([]Pair, error) {

@@ -13,7 +13,9 @@ import (
 const launcherPath = "/run/nspawnd-launcher"
 
 // NeedsLauncher says whether the units run the launcher.
-func (m Machine) NeedsLauncher() bool { return m.mainIsStrange() || m.launched() }
+func (m Machine) NeedsLauncher() bool {
+	return m.mainIsStrange() || m.launched() || len(m.Health.Test) > 0
+}
 
 // launched says whether the launcher starts the payload, because a directive can't express it: User= and SupplementaryGroups= resolve on the host,
 // so they refuse ids that the host doesn't know and add the groups that the host gives an id it knows; Environment= refuses names that
@@ -21,7 +23,8 @@ func (m Machine) NeedsLauncher() bool { return m.mainIsStrange() || m.launched()
 // sysctls and a reaper of zombies.
 func (m Machine) launched() bool {
 	_, odd := m.environment()
-	return m.foreignIDs() || len(odd) > 0 || m.quoted() || m.launcherNames() || len(m.Payload.Sysctls) > 0 || m.Payload.Init
+	return m.foreignIDs() || len(odd) > 0 || m.quoted() || m.launcherNames() || len(m.Payload.Sysctls) > 0 || m.Payload.Init ||
+		len(m.Secrets) > 0
 }
 
 // foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host.
@@ -75,6 +78,8 @@ func (m Machine) launch(u *Unit) error {
 		}
 		args = append(args, "--sysctl="+s)
 	}
+	args = append(args, m.secretArguments()...)
+	needed |= m.secretCapabilities()
 	if m.foreignIDs() {
 		needed |= capability("SETUID") | capability("SETGID")
 	}
@@ -86,11 +91,7 @@ func (m Machine) launch(u *Unit) error {
 		if ambient := m.Security.AddCapabilities; ambient != 0 && a.UID != 0 { // as podman: what was asked for, also without root
 			args = append(args, fmt.Sprintf("--ambient=%x", ambient))
 		}
-		ids := []string{fmt.Sprint(a.UID), fmt.Sprint(a.GID)}
-		for _, g := range a.Groups {
-			ids = append(ids, fmt.Sprint(g))
-		}
-		args = append(args, "--ids="+strings.Join(ids, ","))
+		args = append(args, "--ids="+m.ids())
 	}
 	program := append([]string{m.Path}, m.Payload.Argv...)
 	_, odd := m.environment()

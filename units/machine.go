@@ -34,6 +34,12 @@ type Machine struct {
 	Extra     []Directive // --property, laid over everything else
 	Detached  bool        // logs to the journal and stays visible when it failed
 
+	Restart     Restart
+	Labels      Labels
+	Health      Health
+	Secrets     []Secret
+	HealthAsked bool // it is not the image's alone
+
 	Manager  int    // version of the running systemd
 	Dir      string // the machine's own directory in the store; removed when the machine is gone
 	Root     string // where the root is mounted on the host; "": it goes to the manager as a descriptor
@@ -78,6 +84,11 @@ func (m Machine) Translate() (Set, error) {
 	u.set("After", []string{companion})
 	u.set("CollectMode", m.collectMode())
 	m.process(&u)
+	m.restart(&u)
+	m.secrets(&u)
+	if err := m.Labels.set(&u); err != nil {
+		return Set{}, err
+	}
 	m.files(&u)
 	notes := append(slices.Clone(m.Payload.Notes), m.isolate(&u)...)
 	u.set("Slice", "machine.slice")
@@ -88,6 +99,7 @@ func (m Machine) Translate() (Set, error) {
 	for _, d := range m.Extra {
 		u.set(d.Name, d.Value)
 	}
+	confined := Unit{Directives: slices.Clone(u.Directives)}
 	if err := m.launch(&u); err != nil {
 		return Set{}, err
 	}
@@ -96,6 +108,14 @@ func (m Machine) Translate() (Set, error) {
 		stopper := stopper(u)
 		set.Main.set("Wants", []string{stopper.Name})
 		set.Aux = append(set.Aux, stopper)
+	}
+	if m.Restart.Policy != RestartNo {
+		registrar := registrar(m)
+		set.Main.set("Wants", []string{registrar.Name})
+		set.Aux = append(set.Aux, registrar)
+	}
+	if err := m.health(&set, confined); err != nil {
+		return Set{}, err
 	}
 	return set, nil
 }
@@ -129,7 +149,7 @@ func (m Machine) companion(name string) Unit {
 		stop = append(stop, Command{"umount", []string{"umount", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
 			Command{"rmdir", []string{"rmdir", m.Root}, []string{noExpansion, ignoreFailure}})
 	}
-	stop = append(stop, Command{"rm", []string{"rm", "--recursive", "--force", "--one-file-system", m.Dir}, []string{noExpansion}})
+	stop = append(stop, Command{"rm", append([]string{"rm", "--recursive", "--force", "--one-file-system", m.Dir}, m.healthFiles()...), []string{noExpansion}})
 	u.set("ExecStop", stop)
 	u.set("Slice", "machine.slice")
 	return u

@@ -50,6 +50,18 @@ var machines = map[string]struct {
 	},
 }
 
+func init() { // what is added to these
+	again := machines["web-257"]
+	again.machine.Restart = Restart{RestartOnFailure, 3}
+	again.machine.Labels = Labels{[]string{"app=web", "text=a \"b\" $c %n"}, []string{"by=me"}}
+	machines["restart-257"] = again
+
+	probed := machines["user-limits-volumes"]
+	probed.config.Healthcheck = []byte(`{"Test":["CMD","redis-cli","ping"],"Retries":5}`)
+	probed.machine.Health, _ = MergeHealth(probed.config, HealthOptions{OnFailure: "restart"})
+	machines["health-262"] = probed
+}
+
 func TestTranslate(t *testing.T) {
 	for name, c := range machines {
 		t.Run(name, func(t *testing.T) {

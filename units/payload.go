@@ -55,6 +55,7 @@ type Options struct {
 	Init        bool
 	Notify      bool
 	Sysctls     []string // NAME=VALUE
+	Health      HealthOptions
 }
 
 // Payload is the process of a machine in the image's own terms: names are not resolved yet.
@@ -224,9 +225,6 @@ func notes(config Config) (out []string) {
 	}
 	if len(config.Labels) > 0 {
 		out = append(out, "Labels is not mapped: labels stay with the image")
-	}
-	if config.Healthcheck != nil {
-		out = append(out, "Healthcheck is not mapped: nothing runs it yet")
 	}
 	if len(config.Shell) > 0 {
 		out = append(out, "Shell is not mapped: it is for builds")

@@ -83,9 +83,9 @@ timeout "$3" tail --follow --sleep-interval=0.05 --pid="$pid" /dev/null || kill 
 	}
 	u := Unit{Name: strings.TrimSuffix(main.Name, ".service") + "-stop.service"}
 	u.set("Description", "Stop of "+main.Name)
-	u.set("BindsTo", []string{main.Name})
 	u.set("PartOf", []string{main.Name})
 	u.set("After", []string{main.Name})
+	u.set("StopWhenUnneeded", true) // a BindsTo= would have an automatic restart start the service at once
 	u.set("CollectMode", "inactive-or-failed")
 	u.set("Type", "oneshot")
 	u.set("RemainAfterExit", true)

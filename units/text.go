@@ -24,7 +24,10 @@ func (s Set) Text() string {
 // Text writes the unit as a unit file.
 func (u Unit) Text() string {
 	var b strings.Builder
-	for _, section := range []string{"Unit", "Service"} {
+	for _, section := range []string{"Unit", "Service", "Timer"} {
+		if !slices.ContainsFunc(u.Directives, func(d Directive) bool { return directives[d.Name].section == section }) {
+			continue
+		}
 		fmt.Fprintf(&b, "[%s]\n", section)
 		for _, d := range u.Directives {
 			row := directives[d.Name]

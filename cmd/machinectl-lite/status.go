@@ -64,6 +64,8 @@ type status struct {
 	leader     string // its command's name
 	supervisor string
 	image      string
+	labels     units.Labels
+	health     units.HealthStatus
 	interfaces []string
 	addresses  []netip.Addr
 	os         string
@@ -107,6 +109,9 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 	s.processes, _ = h.systemd.Processes(ctx, s.Unit)
 	if units.MachineOf(s.Unit) == name {
 		s.image = unitImage(unit.Description, name)
+		s.labels = unit.Labels
+		health, _ := os.ReadFile(units.HealthFile(name))
+		s.health = units.ParseHealthStatus(string(health))
 		s.logSince = unit.Started // what it said before it was registered is of interest too
 	}
 	return s, nil
@@ -185,6 +190,13 @@ func (s status) format(out *output, now time.Time) string {
 		line("Class", s.Class)
 	}
 	line("Image", s.image)
+	line("Health", healthWords(s.health, now))
+	for _, label := range s.labels.Labels {
+		line("Label", label)
+	}
+	for _, annotation := range s.labels.Annotations {
+		line("Note", annotation)
+	}
 	if s.UID != 0 {
 		line("UID", strconv.Itoa(int(s.UID)))
 	}
@@ -214,6 +226,22 @@ func (s status) format(out *output, now time.Time) string {
 	}
 	b.WriteString(processTree(out, "\t\t  ", max(out.columns-18, minCommand), s.group, s.processes, elsewhere))
 	return b.String()
+}
+
+// healthWords says how healthy a machine is and what the last probe said, if it is probed.
+func healthWords(h units.HealthStatus, now time.Time) string {
+	if h.State == "" {
+		return ""
+	}
+	words := h.State
+	if h.Streak > 0 {
+		words += fmt.Sprintf(", %d failed in a row", h.Streak)
+	}
+	words += "; last probe " + h.Result + " " + age(now.Sub(h.Time))
+	if said, _, _ := strings.Cut(strings.TrimSpace(h.Output), "\n"); said != "" {
+		words += ": " + said
+	}
+	return words
 }
 
 // age says how long ago something was, in systemd's units and words.

@@ -5,9 +5,13 @@
 //
 // Usage:
 //
-//	nspawnd-launcher [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
+//	nspawnd-launcher [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
 //	                 [--ids=UID,GID[,GROUP…]] [--quoted] [--env=NAME=VALUE…] [--init] -- PATH ARGV0 [ARG…]
 //	nspawnd-launcher --await-main-process
+//	nspawnd-launcher --probe=UNIT …
+//	nspawnd-launcher --record-health=UNIT …
+//
+// The last two run on the host, beside a machine: see join.go and health.go.
 //
 // Capabilities are a mask in hexadecimal. After --quoted strings are in Go's quotes.
 package main
@@ -39,6 +43,10 @@ func main() {
 		awaitMainProcess()
 	case len(args) > 3 && args[0] == "--init" && args[1] == "--":
 		os.Exit(initProcess(args[2], args[3:]))
+	case len(args) > 0 && strings.HasPrefix(args[0], "--probe="):
+		probe(args)
+	case len(args) > 0 && strings.HasPrefix(args[0], "--record-health="):
+		recordHealth(args)
 	default:
 		launch(args)
 	}
@@ -47,7 +55,7 @@ func main() {
 // launch becomes the payload.
 func launch(args []string) {
 	var hostname, ids string
-	var sysctls, env []string
+	var sysctls, secrets, env []string
 	bounding, ambient := ^uint64(0), uint64(0)
 	refuseNaming, stays := false, false
 	text := func(s string) string { return s }
@@ -58,6 +66,10 @@ func launch(args []string) {
 			hostname = value
 		case "--sysctl":
 			sysctls = append(sysctls, value)
+		case "--secret-env":
+			env = append(env, secretVariable(value))
+		case "--secret-file":
+			secrets = append(secrets, value)
 		case "--refuse-naming":
 			refuseNaming = true
 		case "--bounding":
@@ -88,6 +100,9 @@ func launch(args []string) {
 		must("setting the hostname", setHostname(hostname))
 	}
 	must("setting sysctls", setSysctls(sysctls))
+	for _, secret := range secrets {
+		writeSecret(secret)
+	}
 	if refuseNaming {
 		must("refusing system calls", refuseNames())
 	}
@@ -118,24 +133,35 @@ func execFailed(path string, err error) (status int, message string) {
 // setIDs becomes the user. Leaving uid 0 makes the kernel clear the effective and permitted capabilities; those in keep the payload gets all
 // the same, as ambient ones (capabilities(7)).
 func setIDs(list string, keep uint64) {
-	var ids []int
-	for _, s := range strings.Split(list, ",") {
-		id, err := strconv.ParseUint(s, 10, 32)
-		if err != nil {
-			fail(ownError, "bad ids "+strconv.Quote(list))
-		}
-		ids = append(ids, int(id))
-	}
-	if len(ids) < 2 {
-		fail(ownError, "bad ids "+strconv.Quote(list))
+	ids, err := parseIDs(list)
+	must("ids", err)
+	var groups []int
+	for _, group := range ids[2:] {
+		groups = append(groups, int(group))
 	}
 	if keep != 0 {
 		must("keeping capabilities", unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0))
 	}
-	must("becoming user "+list, errors.Join(syscall.Setgroups(ids[2:]), syscall.Setgid(ids[1]), syscall.Setuid(ids[0])))
+	must("becoming user "+list, errors.Join(syscall.Setgroups(groups), syscall.Setgid(int(ids[1])), syscall.Setuid(int(ids[0]))))
 	if keep != 0 {
 		must("setting capabilities", setCapabilities(keep))
 	}
+}
+
+// parseIDs reads UID,GID[,GROUP…].
+func parseIDs(list string) ([]uint32, error) {
+	var ids []uint32
+	for s := range strings.SplitSeq(list, ",") {
+		id, err := strconv.ParseUint(s, 10, 32)
+		if err != nil {
+			return nil, errors.New("bad ids " + strconv.Quote(list))
+		}
+		ids = append(ids, uint32(id))
+	}
+	if len(ids) < 2 {
+		return nil, errors.New("bad ids " + strconv.Quote(list))
+	}
+	return ids, nil
 }
 
 func parseMask(s string) uint64 {

@@ -19,18 +19,32 @@ func setHostname(name string) error {
 }
 
 // refuseNames has sethostname(2) fail as it did before it was let through the unit's filter for the launcher, and with it what sets the domain.
-func refuseNames() error {
-	return refuse(map[string][]abi{
-		"amd64": {{unix.AUDIT_ARCH_X86_64, 170, 171}, {unix.AUDIT_ARCH_I386, 74, 121}},
-		"arm64": {{unix.AUDIT_ARCH_AARCH64, 161, 162}, {unix.AUDIT_ARCH_ARM, 74, 121}},
-	}[runtime.GOARCH])
-}
+func refuseNames() error { return errors.Join(refuse("sethostname"), refuse("setdomainname")) }
 
-// abi is an architecture of system calls, as seccomp(2) sees it, and the numbers of sethostname and setdomainname there.
-type abi struct{ arch, sethostname, setdomainname uint32 }
+// numbers are those of system calls, for all architectures that the kernel runs programs of, as seccomp(2) sees these.
+var numbers = map[string]map[string][]abiCall{
+	"amd64": {
+		"sethostname":   {{unix.AUDIT_ARCH_X86_64, 170}, {unix.AUDIT_ARCH_I386, 74}},
+		"setdomainname": {{unix.AUDIT_ARCH_X86_64, 171}, {unix.AUDIT_ARCH_I386, 121}},
+		"setns":         {{unix.AUDIT_ARCH_X86_64, 308}, {unix.AUDIT_ARCH_I386, 346}},
+		"unshare":       {{unix.AUDIT_ARCH_X86_64, 272}, {unix.AUDIT_ARCH_I386, 310}},
+	},
+	"arm64": {
+		"sethostname":   {{unix.AUDIT_ARCH_AARCH64, 161}, {unix.AUDIT_ARCH_ARM, 74}},
+		"setdomainname": {{unix.AUDIT_ARCH_AARCH64, 162}, {unix.AUDIT_ARCH_ARM, 121}},
+		"setns":         {{unix.AUDIT_ARCH_AARCH64, 268}, {unix.AUDIT_ARCH_ARM, 375}},
+		"unshare":       {{unix.AUDIT_ARCH_AARCH64, 97}, {unix.AUDIT_ARCH_ARM, 337}},
+	},
+}[runtime.GOARCH]
 
-// refuse adds a system call filter to this thread: EPERM for these calls.
-func refuse(abis []abi) error {
+type abiCall struct{ arch, number uint32 }
+
+// refuse adds a system call filter to this thread and what it starts: EPERM for this call.
+func refuse(call string) error {
+	abis := numbers[call]
+	if abis == nil {
+		return errors.New("no number is known for " + call)
+	}
 	const number, arch = 0, 4 // offsets in struct seccomp_data
 	var program []unix.SockFilter
 	add := func(code uint16, k uint32, yes, no uint8) {
@@ -38,11 +52,10 @@ func refuse(abis []abi) error {
 	}
 	for _, a := range abis {
 		add(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, arch, 0, 0)
-		add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, a.arch, 0, 5)
+		add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, a.arch, 0, 4)
 		add(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, number, 0, 0)
 		add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, ^uint32(1<<30), 0, 0) // x32 is x86-64 with this bit
-		add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, a.sethostname, 1, 0)
-		add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, a.setdomainname, 0, 1)
+		add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, a.number, 0, 1)
 		add(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM), 0, 0)
 	}
 	add(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ALLOW, 0, 0)

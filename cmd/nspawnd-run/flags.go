@@ -18,6 +18,9 @@ type options struct {
 
 	unit      unitFlags
 	source    imageFlags
+	lifecycle lifecycleFlags
+	health    healthFlags
+	secrets   secretFlags
 	process   processFlags
 	mounts    mountFlags
 	network   networkFlags
@@ -43,6 +46,9 @@ type section struct {
 func (o *options) sections() []section {
 	return []section{
 		{"Machine", &o.unit},
+		{"Life", &o.lifecycle},
+		{"Health", &o.health},
+		{"Secrets", &o.secrets},
 		{"Image", &o.source},
 		{"Process", &o.process},
 		{"Files", &o.mounts},

@@ -52,6 +52,10 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, wrap(err)
 	}
 
+	if m.Health, err = units.MergeHealth(units.Config(img.Config), over.Health); err != nil {
+		return 0, wrap(err)
+	}
+
 	signals := o.process.signals()
 	root, err := prepareRoot(store, img, &m, &o.process, o.unit.dryRun)
 	if err != nil {
@@ -76,6 +80,10 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		fds["StandardOutputFileDescriptor"] = os.Stdout
 		fds["StandardErrorFileDescriptor"] = os.Stderr
 	}
+	defer o.lifecycle.release()
+	if err := o.lifecycle.before(ctx, bus, set); err != nil {
+		return 0, wrap(err)
+	}
 	service, err := bus.Start(ctx, set, fds, !m.Detached)
 	if err != nil {
 		if errors.Is(err, dbus.ErrNameTaken) {
@@ -83,11 +91,20 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		}
 		return 0, startFailure(wrap(err), set.Main.Name)
 	}
+	if err := o.lifecycle.started(m.Name, service.MainPID()); err != nil {
+		fmt.Fprintf(os.Stderr, "nspawnd-run: %s: %v; it runs on\n", m.Name, err)
+	}
 	root.keep() // from here on the companion unit owns it
 	o.process.started()
 
 	registered := make(chan error, 1)
-	go func() { registered <- register(ctx, bus, service, m.Name) }()
+	go func() {
+		if m.Restart.Policy != units.RestartNo { // one of its units does it
+			registered <- nil
+			return
+		}
+		registered <- register(ctx, bus, service, m.Name)
+	}()
 	if m.Detached {
 		if err := <-registered; err != nil {
 			_ = bus.Stop(ctx, service.Name) // what went wrong before says more

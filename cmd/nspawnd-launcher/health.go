@@ -1,0 +1,195 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxProbeOutput is how much of what a probe says is kept, as docker does.
+const maxProbeOutput = 4096
+
+// probe runs a health check in a machine: exits with 0 when that does, with 1 when it fails or takes too long. What it says goes to a file.
+//
+//	--probe=UNIT --timeout=SECONDS --output=FILE --ids=… --workdir=DIR [--env=…] [--bounding=CAPABILITIES] [--refuse=setns] [--refuse=unshare] -- ARGV0 [ARG…]
+//
+// The directory, variables and arguments are in Go's quotes.
+func probe(args []string) {
+	j := joining{maxOutput: maxProbeOutput, bounding: ^uint64(0)}
+	var timeout time.Duration
+	var output string
+	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
+		option, value, _ := strings.Cut(args[0], "=")
+		switch option {
+		case "--probe":
+			j.unit = value
+		case "--timeout":
+			timeout = seconds(value)
+		case "--output":
+			output = value
+		case "--ids":
+			j.ids = value
+		case "--workdir":
+			j.workdir = unquote(value)
+		case "--env":
+			j.env = append(j.env, unquote(value))
+		case "--bounding":
+			j.bounding = parseMask(value)
+		case "--refuse":
+			j.refuse = append(j.refuse, value)
+		default:
+			fail(ownError, "unknown argument "+strconv.Quote(args[0]))
+		}
+	}
+	if len(args) < 2 {
+		fail(ownError, "no program given")
+	}
+	for _, arg := range args[1:] {
+		j.argv = append(j.argv, unquote(arg))
+	}
+	l, err := findLeader(j.unit)
+	if err != nil { // and nothing removes a file any more
+		os.Exit(notRunning)
+	}
+	l.close()
+	_ = os.Mkdir(filepath.Dir(output), 0o755)
+	if j.output, err = os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600); err != nil {
+		fail(ownError, err.Error())
+	}
+	time.AfterFunc(timeout, func() {
+		j.output.WriteString("\nno answer within " + timeout.String())
+		os.Exit(1) // and the manager kills what is left
+	})
+	status, err := joinMachine(j)
+	switch {
+	case errors.Is(err, errNoMachine):
+		os.Exit(notRunning)
+	case err != nil:
+		j.output.WriteString(err.Error())
+		os.Exit(1)
+	case status != 0:
+		os.Exit(1)
+	}
+}
+
+// notRunning is the exit status of a probe that found no machine.
+const notRunning = 2
+
+func seconds(s string) time.Duration {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		fail(ownError, "bad time "+strconv.Quote(s))
+	}
+	return time.Duration(n * float64(time.Second))
+}
+
+// health is what is known of a machine's health: a file of NAME=VALUE lines.
+type health struct {
+	leader string // process and start of the machine's first process: one that was started again is another
+	state  string // starting, healthy, unhealthy
+	streak int    // failures since the last success
+}
+
+// recordHealth takes in how a probe has ended ($SERVICE_RESULT, $EXIT_STATUS: systemd.exec(5)), and does what is to be done when the machine becomes
+// unhealthy. It runs on the host, as root and unconfined.
+//
+//	--record-health=UNIT --state=FILE --output=FILE --retries=N --start-period=SECONDS [--action=kill|restart|stop]
+func recordHealth(args []string) {
+	var unit, state, output, action string
+	var retries int
+	var startPeriod time.Duration
+	for _, arg := range args {
+		option, value, _ := strings.Cut(arg, "=")
+		switch option {
+		case "--record-health":
+			unit = value
+		case "--state":
+			state = value
+		case "--output":
+			output = value
+		case "--retries":
+			retries, _ = strconv.Atoi(value)
+		case "--start-period":
+			startPeriod = seconds(value)
+		case "--action":
+			action = value
+		default:
+			fail(ownError, "unknown argument "+strconv.Quote(arg))
+		}
+	}
+	result, status := os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS")
+	healthy := result == "success" && status == "0"
+	if result == "signal" || status == strconv.Itoa(notRunning) || status == "TERM" { // stopped with the machine, or that was gone
+		return
+	}
+	l, err := findLeader(unit)
+	if err != nil {
+		return
+	}
+	h := health{leader: strconv.Itoa(l.pid) + "." + l.started, state: "starting"}
+	if before, found := readHealth(state); found && before.leader == h.leader {
+		h = before
+	}
+	became := false
+	switch {
+	case healthy:
+		h.state, h.streak = "healthy", 0
+	case h.state == "starting" && l.age() < startPeriod:
+	default:
+		h.streak++
+		became = h.streak >= retries && h.state != "unhealthy"
+		if h.streak >= retries {
+			h.state = "unhealthy"
+		}
+	}
+	said, _ := os.ReadFile(output)
+	text := "LEADER=" + h.leader + "\nSTATE=" + h.state + "\nSTREAK=" + strconv.Itoa(h.streak) + "\nTIME=" + strconv.FormatInt(time.Now().Unix(), 10) +
+		"\nRESULT=" + map[bool]string{true: "passed", false: "failed"}[healthy] + "\nOUTPUT=" + strconv.Quote(string(said)) + "\n"
+	temporary := state + ".new"
+	err = os.WriteFile(temporary, []byte(text), 0o600)
+	if err = errors.Join(err, os.Rename(temporary, state)); err != nil {
+		fail(ownError, err.Error())
+	}
+	if !became || action == "" {
+		return
+	}
+	os.Stdout.WriteString("the machine is unhealthy: " + action + "\n")
+	command := map[string][]string{
+		"kill": {"systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit},
+		"stop": {"systemctl", "--no-block", "stop", unit}, "restart": {"systemctl", "--no-block", "restart", unit},
+	}[action]
+	for _, dir := range []string{"/usr/bin", "/bin"} {
+		err = syscall.Exec(filepath.Join(dir, command[0]), command, []string{"PATH=/usr/bin:/bin"})
+	}
+	fail(ownError, err.Error())
+}
+
+// age says how long a process has run.
+func (l *leader) age() time.Duration {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	ticks, _ := strconv.ParseInt(l.started, 10, 64)
+	return time.Duration(now.Nano()) - time.Duration(ticks)*(time.Second/100) // USER_HZ is 100 on Linux
+}
+
+func readHealth(path string) (h health, found bool) {
+	data, err := os.ReadFile(path)
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch name {
+		case "LEADER":
+			h.leader = value
+		case "STATE":
+			h.state = value
+		case "STREAK":
+			h.streak, _ = strconv.Atoi(value)
+		}
+	}
+	return h, err == nil
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"nspawnd/dbus"
+	"nspawnd/units"
+
+	"github.com/spf13/pflag"
+)
+
+// lifecycleFlags say when a machine ends and what follows, and what is noted of it.
+type lifecycleFlags struct {
+	restart                         string
+	replace                         bool
+	cidFile, pidFile                string
+	labels, annotations, labelFiles []string
+
+	cid *os.File // made before the start, so that of two starts with one file only one goes on
+}
+
+func (g *lifecycleFlags) register(f *pflag.FlagSet) {
+	f.StringVar(&g.restart, "restart", "no", "start it again when it has ended: `no|always|unless-stopped|on-failure[:RETRIES]`")
+	f.BoolVar(&g.replace, "replace", false, "stop a machine of the same name first")
+	f.StringArrayVarP(&g.labels, "label", "l", nil, "note `KEY=VALUE` of it; its log has that too (journalctl NSPAWND_LABEL=KEY=VALUE)")
+	f.StringArrayVar(&g.labelFiles, "label-file", nil, "labels from `FILE`, one a line")
+	f.StringArrayVar(&g.annotations, "annotation", nil, "note `KEY=VALUE` of it, apart from labels")
+	f.StringVar(&g.cidFile, "cidfile", "", "write its name to `FILE`, which must not be there yet")
+	f.StringVar(&g.pidFile, "pidfile", "", "write the process ID of its first process to `FILE`")
+}
+
+func (g *lifecycleFlags) apply(m *units.Machine, _ *units.Options) error {
+	var err error
+	if m.Restart, err = units.ParseRestart(g.restart); err != nil {
+		return fmt.Errorf("--restart: %w", err)
+	}
+	for _, path := range g.labelFiles {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("--label-file: %w", err)
+		}
+		labels, err := units.ParseLabelFile(string(text))
+		if err != nil {
+			return fmt.Errorf("--label-file: %s: %w", path, err)
+		}
+		m.Labels.Labels = append(m.Labels.Labels, labels...)
+	}
+	for _, list := range []struct {
+		flag  string
+		words []string
+		to    *[]string
+	}{{"label", g.labels, &m.Labels.Labels}, {"annotation", g.annotations, &m.Labels.Annotations}} {
+		for _, word := range list.words {
+			label, err := units.ParseLabel(word)
+			if err != nil {
+				return fmt.Errorf("--%s: %w", list.flag, err)
+			}
+			*list.to = append(*list.to, label)
+		}
+	}
+	return nil
+}
+
+// before does what comes just before the start.
+func (g *lifecycleFlags) before(ctx context.Context, bus *dbus.Conn, set units.Set) error {
+	if g.cidFile != "" {
+		var err error
+		g.cid, err = os.OpenFile(g.cidFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("%s is there already: the machine that it names may run; remove the file if it does not", g.cidFile)
+		}
+		if err != nil {
+			return fmt.Errorf("--cidfile: %w", err)
+		}
+	}
+	if g.replace {
+		return bus.Replace(ctx, set)
+	}
+	return nil
+}
+
+// release removes the file of a machine that was not started.
+func (g *lifecycleFlags) release() {
+	if g.cid != nil {
+		os.Remove(g.cid.Name())
+		g.cid.Close()
+	}
+}
+
+// started does what follows the start.
+func (g *lifecycleFlags) started(name string, leader uint32) error {
+	if g.cid != nil {
+		_, err := g.cid.WriteString(name)
+		err = errors.Join(err, g.cid.Close())
+		g.cid = nil
+		if err != nil {
+			return fmt.Errorf("--cidfile: %w", err)
+		}
+	}
+	if g.pidFile != "" && leader != 0 {
+		if err := replaceFile(g.pidFile, strconv.Itoa(int(leader))+"\n"); err != nil {
+			return fmt.Errorf("--pidfile: %w", err)
+		}
+	}
+	return nil
+}
+
+// replaceFile writes a file so that it is never seen half.
+func replaceFile(path, content string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,84 @@
+package vm
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestLifecycle(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		m.Must("nspawnd-run", tiny, "true")
+		m.Must("machinectl-lite", "pull-oci", redis)
+		for name, test := range map[string]func(*testing.T, *Machine){"restarts": restarts, "notes and files": notes, "replace": replaces} {
+			t.Run(name, func(t *testing.T) { test(t, m.With(t)) })
+		}
+		m.nothingLeft(t)
+	})
+}
+
+// shell runs a script as root in a machine made of the redis image.
+func shell(options, script string) string {
+	return "nspawnd-run -u 0 --entrypoint sh " + options + " " + redis + " -c '" + script + "'"
+}
+
+func restarts(t *testing.T, m *Machine) {
+	const log = "mkdir -p /srv/log; rm -f /srv/log/*; "
+	m.expect(t,
+		outcome{"nspawnd-run --restart sometimes " + tiny, 125, "", "/^nspawnd-run: --restart: \"sometimes\" is not one of no, always.*\n$/"},
+		outcome{"nspawnd-run --restart always:3 " + tiny, 125, "", "/^nspawnd-run: --restart: .*only on-failure.*\n$/"},
+		// In the foreground the command goes on until there is no other start. The writable layer stays.
+		outcome{log + shell("--restart=on-failure:2 -v /srv/log:/log", "echo start >> /log/starts; echo x >> /data/kept; wc -l < /data/kept; exit 3") +
+			"; echo status $?; cat /srv/log/starts", 0, "1\n2\n3\nstatus 3\nstart\nstart\nstart\n", ""},
+		outcome{log + shell("--restart=on-failure -v /srv/log:/log", "echo start >> /log/starts; [ $(wc -l < /log/starts) = 3 ]"), 0, "", ""},
+		// Not asked to stop, a status that says "stopped" is a failure.
+		outcome{log + shell("--restart=on-failure:1 -v /srv/log:/log", "echo start >> /log/starts; exit 143") + "; echo status $?; cat /srv/log/starts", 0, "status 143\nstart\nstart\n", ""},
+		outcome{"nspawnd-run --restart no " + tiny + " exit 4", 4, "", ""},
+		// A signal to the client ends it, also between two runs.
+		outcome{": > /tmp/ends; nspawnd-run --name ends --restart always " + tiny + " trap > /tmp/ends 2>&1 & pid=$!; await grep -q ready /tmp/ends; kill $pid; wait $pid; echo $?; cat /tmp/ends", 0, "/^0\nready\n(CONT\n)?TERM\n$/", ""},
+		outcome{"nspawnd-run --name waits --restart always -p RestartSec=60 " + tiny + " exit 5 & pid=$!; await sh -c '[ $(systemctl show -P SubState nspawnd-waits) = auto-restart ]'; kill $pid; wait $pid", 5, "", ""},
+		// The first process of now is machined's leader.
+		outcome{"nspawnd-run -d --name again --restart unless-stopped " + tiny + " trap; said again ready; systemctl kill -s KILL --kill-whom=main nspawnd-again;" +
+			"await sh -c '[ $(systemctl show -P NRestarts nspawnd-again) = 1 ]'; await sh -c '[ x$(machinectl show -P Leader again 2>/dev/null) = x$(systemctl show -P MainPID nspawnd-again) ]'", 0, "again\n", ""},
+		outcome{"machinectl-lite status again", 0, "/Leader: [0-9]+ \\(tiny\\)/", ""},
+		outcome{"systemctl stop nspawnd-again; systemctl is-active nspawnd-again", 4, "inactive\n", ""},
+		// The manager's reload, its reexec and a stop of what waits to be started again.
+		outcome{": > /tmp/reload1; nspawnd-run --name reload --restart always " + tiny + " trap > /tmp/reload1 & pid=$!; await grep -q ready /tmp/reload1; for i in 1 2 3; do systemctl daemon-reload; systemctl daemon-reexec; done; systemctl stop nspawnd-reload; wait $pid", 0, "", ""},
+		outcome{": > /tmp/reload; nspawnd-run --name reload " + tiny + " trap USR1 > /tmp/reload & pid=$!; await grep -q ready /tmp/reload; for i in 1 2 3; do systemctl daemon-reload; systemctl daemon-reexec; done; kill -TERM $pid; await grep -q TERM /tmp/reload; systemctl kill -s USR1 --kill-whom=main nspawnd-reload; wait $pid", 0, "", ""},
+	)
+	m.nothingLeft(t)
+}
+
+func notes(t *testing.T, m *Machine) {
+	m.WriteFile("/tmp/labels", []byte("# ours\ntier=front\napp=old\n"), 0o644)
+	m.expect(t,
+		outcome{`nspawnd-run -d --name noted --label-file /tmp/labels -l app=web --label 'text=a "b" $c %n' -l flag --annotation by=me --cidfile /tmp/cid --pidfile /tmp/pid ` + tiny + " trap; said noted ready", 0, "noted\n", ""},
+		outcome{"cat /tmp/cid; [ $(cat /tmp/pid) = $(systemctl show -P MainPID nspawnd-noted) ]", 0, "noted", ""},
+		outcome{"machinectl-lite status noted", 0, "/Label: tier=front\n\t   Label: app=web\n\t   Label: text=a \"b\" \\$c %n\n\t   Label: flag=\n\t    Note: by=me\n/", ""},
+		outcome{"journalctl -q NSPAWND_LABEL=app=web NSPAWND_ANNOTATION=by=me -o cat", 0, "/ready\n$/", ""},
+		outcome{"nspawnd-run --cidfile /tmp/cid " + tiny, 125, "", "/^nspawnd-run: .*--cidfile: /tmp/cid is there already.*\n$/"},
+		outcome{"systemctl stop nspawnd-noted; rm /tmp/cid; nspawnd-run --name noted --cidfile /tmp/cid -p WorkingDirectory=/no/such " + tiny + "; cat /tmp/cid", 1, "", "/No such file/"},
+		outcome{"nspawnd-run -l =x " + tiny, 125, "", "/^nspawnd-run: --label: .*KEY=VALUE\n$/"},
+		outcome{"nspawnd-run --label-file /no/such " + tiny, 125, "", "/^nspawnd-run: --label-file: .*no such file.*\n$/"},
+	)
+	m.nothingLeft(t)
+}
+
+func replaces(t *testing.T, m *Machine) {
+	m.expect(t,
+		outcome{"nspawnd-run -d --name web " + tiny + " trap; said web ready; nspawnd-run --replace --name web " + tiny + " echo new", 0, "web\nnew\n", ""},
+		outcome{"journalctl -q -t web -o cat", 0, "ready\nTERM\n", ""}, // it was asked to end
+		outcome{"nspawnd-run --replace --name nobody " + tiny + " echo first", 0, "first\n", ""},
+		// One that waits to be started again.
+		outcome{"nspawnd-run -d --name web --restart always -p RestartSec=60 " + tiny + " exit 1; await sh -c '[ $(systemctl show -P SubState nspawnd-web) = auto-restart ]'; nspawnd-run --replace --name web " + tiny + " echo new", 0, "web\nnew\n", ""},
+		// Another's machine is not replaced.
+		outcome{"systemd-run -q --unit=other sleep 1000; busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' >/dev/null; nspawnd-run --replace --name other " + tiny + " true; systemctl is-active other; systemctl stop other",
+			0, "active\n", "/name other is taken: other.service runs/"},
+	)
+	// Of many at once one runs in the end.
+	r := m.Script("for i in $(seq 8); do nspawnd-run -d --replace --name race " + tiny + " trap & done; wait; machinectl-lite list --no-legend | grep -c '^race '; systemctl stop nspawnd-race")
+	if last := strings.TrimSpace(r.Stdout); !strings.HasSuffix(last, "\n1") {
+		t.Errorf("%s%s", r.Stdout, r.Stderr)
+	}
+	m.nothingLeft(t)
+}
