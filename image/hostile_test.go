@@ -159,3 +159,20 @@ func TestEndlessLayers(t *testing.T) {
 		}
 	}
 }
+
+// A layer that is small when compressed ends at the limit, and leaves nothing.
+func TestLargeLayer(t *testing.T) {
+	defer func(before int64) { maxLayerSize = before }(maxLayerSize)
+	maxLayerSize = 16 << 20
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		if _, err := addTar(w, makeTar(t, file("zeros", string(make([]byte, 17<<20))))); err == nil || !strings.Contains(err.Error(), "layer larger than") {
+			t.Error(err)
+		}
+		if _, err := addTar(w, makeTar(t, file("zeros", string(make([]byte, 15<<20))))); err != nil {
+			t.Error(err)
+		}
+		if entries, err := os.ReadDir(s.path("tmp")); err != nil || len(entries) != 1 {
+			t.Errorf("left over: %v, %v", entries, err)
+		}
+	})
+}

@@ -18,12 +18,14 @@ import (
 // Limits on one layer. They keep what a stranger's tar costs in memory and on disk within what the largest real images
 // need several times over.
 const (
-	maxLayerSize    = 64 << 30  // bytes of uncompressed tar
 	maxLayerEntries = 1 << 20   // files, directories, links and whiteouts, with the directories that no entry names
 	maxLayerText    = 256 << 20 // bytes of names, link targets and extended attributes
 	maxDepth        = 1 << 10   // directories in each other
 	maxLinksInPath  = 40        // symbolic links in the way to one entry, as in path_resolution(7)
 )
+
+// maxLayerSize is how many bytes of uncompressed tar a layer may have. Tests lower it.
+var maxLayerSize int64 = 64 << 30
 
 // sparseBlock is what holes in sparse files are multiples of: blocks of the host's file systems.
 const sparseBlock = 4096

@@ -38,9 +38,11 @@ type Options struct {
 const (
 	parallelLayers = 3
 	// Limits on an image; those on a layer are in package image.
-	maxImageSize = 64 << 30 // bytes of uncompressed layers
-	maxObjects   = 10_000   // JSON objects in a manifest or index
+	maxObjects = 10_000 // JSON objects in a manifest or index
 )
+
+// maxImageSize is how many bytes an image's layers may have, uncompressed. Tests lower it.
+var maxImageSize int64 = 64 << 30
 
 // patience is how long a registry that says nothing is waited for. It is longer than the minute that one may ask for with
 // Retry-After. A blob has to come with minRate bytes a second, over that time.

@@ -3,6 +3,7 @@ package fetch
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -136,5 +137,28 @@ func TestURLsOfLayers(t *testing.T) {
 	}
 	if asked != nil {
 		t.Errorf("asked elsewhere for %s", asked)
+	}
+}
+
+// Layers that are small when they are fetched end at a limit, and leave nothing.
+func TestBomb(t *testing.T) {
+	needMounts(t)
+	defer func(before int64) { maxImageSize = before }(maxImageSize)
+	maxImageSize = 32 << 20
+	l := newLab(t)
+	zeros := func(file string, n int) []byte { return layerTar(file, string(make([]byte, n))) }
+	for _, backend := range []string{"erofs", "dirs"} {
+		if err := l.store.SetBackend(backend); err != nil {
+			t.Fatal(err)
+		}
+		l.push("one:1", makeImage(t, zeros("file", 33<<20)))
+		l.wantError("one:1", l.insecure(), "image larger than")
+		l.push("two:1", makeImage(t, zeros("a", 20<<20), zeros("b", 20<<20)))
+		l.wantError("two:1", l.insecure(), "image larger than")
+		l.push("fits:1", makeImage(t, zeros(backend, 31<<20)))
+		if _, err := l.pullWith("fits:1", l.insecure()); err != nil {
+			t.Error(err)
+		}
+		os.RemoveAll(l.storeDir)
 	}
 }

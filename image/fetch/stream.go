@@ -259,8 +259,6 @@ func (a *aheadReader) Close() error {
 // budget is what an image's layers may take together.
 type budget struct{ used atomic.Int64 }
 
-var errTooLarge = fmt.Errorf("image larger than %d GiB uncompressed", maxImageSize>>30)
-
 func (b *budget) limit(r io.ReadCloser) io.ReadCloser { return &limitedReader{r, b} }
 
 type limitedReader struct {
@@ -271,7 +269,7 @@ type limitedReader struct {
 func (l *limitedReader) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p)
 	if l.budget.used.Add(int64(n)) > maxImageSize {
-		return n, errTooLarge
+		return n, fmt.Errorf("image larger than %d GiB uncompressed", maxImageSize>>30)
 	}
 	return n, err
 }
