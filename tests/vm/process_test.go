@@ -67,7 +67,7 @@ func TestProcessBesidePodman(t *testing.T) {
 		const path = `"PATH=/usr/bin:/bin"`
 
 		compare("redis", `{"Entrypoint":["perl","/report","a b","$HOME","$$","%n","","\"'\\","x\ny\t\u0001é"],"Cmd":["last"],"WorkingDir":"/srv",
-			"Env":[`+path+`,"A=b c","odd.name=1","a-b=2","1=digit","N=x\ny","Q=\"'$H ${H} %n\\","C=\u0001\u001b[31m","BARE","E=","A=twice","MAINPID=1","LANG=C","TERM=t","U=\ufffdé"]}`, "",
+			"Env":[`+path+`,"A=b c","odd.name=1","a-b=2","1=digit","N=x\ny","Q=\"'$H ${H} %n\\","C=\u0001\u001b[31m","E=","A=twice","MAINPID=1","LANG=C","TERM=t","U=\ufffdé"]}`, "",
 			"", "-e A=mine -e GIVEN -e NOPE -e LC_*", "--env-file /srv/env -e B=2", "--env-merge 'PATH=$PATH:/x' --env-merge 'M=${NONE:-d}${A}' --unsetenv E --unsetenv C",
 			"--unsetenv-all -e X=1 -e PATH=/usr/bin", "--umask 077", "--entrypoint '[\"perl\",\"/report\",\"-x\"]'", "--entrypoint '[\"/rep'", "--group-add games --group-add 999 --user 4321")
 		compare("redis", `{"Entrypoint":null,"Cmd":["perl","/report"],"Env":null,"WorkingDir":"","User":"","Volumes":null,"Labels":null,"ExposedPorts":null,"StopSignal":"",
