@@ -18,7 +18,7 @@ func TestParseDirective(t *testing.T) {
 		{"MemoryMax=64M", 257, []Property{{"MemoryMax", uint64(64 << 20)}}},
 		{"MemoryMax=infinity", 257, []Property{{"MemoryMax", uint64(cgroup.Infinity)}}},
 		{"MemoryMax=x", 257, nil},
-		{"MemoryMax=", 257, nil},
+		{"MemoryMax=", 257, []Property{{"MemoryMax", uint64(cgroup.Infinity)}}},
 		{"CPUQuota=150%", 257, []Property{{"CPUQuotaPerSecUSec", uint64(1_500_000)}}},
 		{"CPUQuota=150", 257, nil},
 		{"TimeoutStopSec=1min 30s", 257, []Property{{"TimeoutStopUSec", uint64(90_000_000)}}},

@@ -30,11 +30,17 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 		u.set("SELinuxContext", s.SELinux)
 	}
 	if s.Privileged {
-		u.set("ProtectControlGroups", "private")
+		if !s.HostCgroups {
+			u.set("ProtectControlGroups", "private")
+		}
 		return nil
 	}
 	u.set("PrivateDevices", true)
-	u.set("ProtectControlGroups", "strict")
+	if s.HostCgroups {
+		u.set("ProtectControlGroups", "yes") // read-only all the same
+	} else {
+		u.set("ProtectControlGroups", "strict")
+	}
 	readOnly := s.unmasked(readOnlyPaths)
 	if len(s.Unmask) == 0 {
 		u.set("ProtectKernelTunables", true)
@@ -62,7 +68,7 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 }
 
 func (m Machine) hostname(u *Unit) {
-	if m.Manager >= directives["ProtectHostname"].since {
+	if m.Manager >= hostnameSince {
 		u.set("ProtectHostname", Pair{"private", m.Payload.Hostname})
 	} else if !m.launcherNames() {
 		u.set("ProtectHostname", Pair{"yes", ""}) // its own UTS namespace, with the host's name

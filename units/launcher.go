@@ -46,7 +46,7 @@ func (m Machine) launcherNames() bool {
 	restricted := slices.ContainsFunc(m.Extra, func(d Directive) bool {
 		return d.Name == "SystemCallFilter" || d.Name == "RestrictNamespaces"
 	})
-	return m.Manager < directives["ProtectHostname"].since && !restricted && m.Security.Seccomp == nil && !m.Security.HostUTS
+	return m.Manager < hostnameSince && !restricted && m.Security.Seccomp == nil && !m.Security.HostUTS
 }
 
 // launch has the launcher start the payload where that is needed. It comes last: what the launcher needs and the payload must not have

@@ -195,9 +195,6 @@ func sortedKeys(set map[string]bool) []string {
 
 // errnoNumber reads an error's number, or its name as it may stand as a default; not "kill".
 func errnoNumber(s string) (int32, bool) {
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return int32(n), true
-	}
-	n, known := map[string]int32{"EPERM": 1, "ENOENT": 2, "EACCES": 13, "EINVAL": 22, "ENOSYS": 38, "ENOTSUP": 95, "EOPNOTSUPP": 95}[s]
-	return n, known
+	n, err := parseErrno(s)
+	return n, err == nil && n != killNumber
 }

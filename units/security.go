@@ -23,6 +23,7 @@ type Security struct {
 	HostIPC          bool
 	HostPID          bool
 	HostUTS          bool
+	HostCgroups      bool // the host's cgroups are seen
 }
 
 // capabilities is the bounding set. What is both added and dropped stays, as with podman, unless "all" is the one that is added.

@@ -86,8 +86,8 @@ func TestSeccompProfile(t *testing.T) {
 		caps string
 		want string
 	}{
-		{"", "SystemCallFilter=personality read write\nSystemCallFilter=~mount:38 reboot:kill\nSystemCallErrorNumber=1\n"},
-		{"SYS_ADMIN", "SystemCallFilter=mount personality read write\nSystemCallFilter=~reboot:kill\nSystemCallErrorNumber=1\n"},
+		{"", "SystemCallFilter=personality read write\nSystemCallFilter=~mount:38 reboot:kill\nSystemCallErrorNumber=EPERM\n"},
+		{"SYS_ADMIN", "SystemCallFilter=mount personality read write\nSystemCallFilter=~reboot:kill\nSystemCallErrorNumber=EPERM\n"},
 	} {
 		caps, _ := ParseCapabilities(c.caps)
 		var u Unit

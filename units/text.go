@@ -52,8 +52,14 @@ func oneLine(s string) string {
 }
 
 // escapeSpecifiers keeps a plain value as it is: "%" starts a specifier in unit files (systemd.unit(5)), and control
-// characters would end the assignment.
-func escapeSpecifiers(s string) string { return strings.ReplaceAll(oneLine(s), "%", "%%") }
+// characters would end the assignment, as a backslash at the end would let it go on; a blank after that is taken away again.
+func escapeSpecifiers(s string) string {
+	s = strings.ReplaceAll(oneLine(s), "%", "%%")
+	if strings.HasSuffix(s, `\`) {
+		s += " "
+	}
+	return s
+}
 
 // quoteWord writes one word of a list so that systemd.syntax(7) reads it back unchanged.
 func quoteWord(w string) string {
@@ -90,47 +96,4 @@ func joinWords(w []string) string {
 		quoted[i] = quoteWord(w[i])
 	}
 	return strings.Join(quoted, " ")
-}
-
-// splitWords reads a list of words with the quoting of systemd.syntax(7): single or double quotes around a word, and a
-// backslash before a character that stands for itself.
-func splitWords(s string) ([]string, error) {
-	var out []string
-	var word strings.Builder
-	var quote byte
-	inWord := false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\' && i+1 < len(s):
-			i++
-			word.WriteByte(s[i])
-			inWord = true
-		case quote != 0 && c == quote:
-			quote = 0
-		case quote == 0 && (c == '"' || c == '\''):
-			quote = c
-			inWord = true
-		case quote == 0 && (c == ' ' || c == '\t' || c == '\n'):
-			if inWord {
-				out = append(out, word.String())
-				word.Reset()
-			}
-			inWord = false
-		default:
-			word.WriteByte(c)
-			inWord = true
-		}
-	}
-	if quote != 0 {
-		return nil, fmt.Errorf("%q: a quote is not closed", s)
-	}
-	if inWord {
-		out = append(out, word.String())
-	}
-	return slices.Clip(out), nil
-}
-
-func cut(assignment string) (name, value string, ok bool) {
-	name, value, ok = strings.Cut(assignment, "=")
-	return strings.TrimSpace(name), strings.TrimSpace(value), ok && name != ""
 }

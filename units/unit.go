@@ -9,6 +9,7 @@ package units
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Unit is one systemd unit: directives in order, in systemd's own spelling (systemd.directives(7)).
@@ -52,6 +53,22 @@ func (u *Unit) set(name string, value any) {
 	u.Directives[i].Value = value
 }
 
+// Lay adds a directive of the user's, as a line of a unit file would: a list grows, or is emptied by an empty value; a single value takes
+// the place of what there was.
+func (u *Unit) Lay(d Directive) {
+	if d.Name == "TimeoutSec" {
+		u.set("TimeoutStartSec", d.Value)
+		u.set("TimeoutStopSec", d.Value)
+		return
+	}
+	i := slices.IndexFunc(u.Directives, func(before Directive) bool { return before.Name == d.Name })
+	if lines := directives[d.Name].kind.text(d.Value); i >= 0 && len(lines) == 1 && lines[0] == "" {
+		u.Directives[i].Value = d.Value
+		return
+	}
+	u.set(d.Name, d.Value)
+}
+
 // Get gives a directive's value; nil: not set.
 func (u Unit) Get(name string) any {
 	for _, d := range u.Directives {
@@ -66,30 +83,35 @@ func (u Unit) Get(name string) any {
 func (u Unit) Properties() []Property {
 	var properties []Property
 	for _, d := range u.Directives {
-		row := directives[d.Name]
-		name := row.property
-		if name == "" {
-			name = d.Name
-		}
-		properties = append(properties, row.kind.wire(name, d.Value)...)
+		properties = append(properties, directives[d.Name].kind.wire(d.Name, d.Value)...)
 	}
 	return properties
 }
 
-// ParseDirective reads NAME=VALUE as it would stand in a unit file, for a manager of the given version.
+// ParseDirective reads NAME=VALUE as systemd-run(1) --property does, for a manager of the given version.
 func ParseDirective(assignment string, manager int) (Directive, error) {
-	name, value, found := cut(assignment)
+	name, value, found := strings.Cut(assignment, "=")
 	if !found {
 		return Directive{}, fmt.Errorf("%q is not of the form NAME=VALUE", assignment)
 	}
 	row, known := directives[name]
-	if !known || row.kind.parse == nil {
+	switch reason := refused()[name]; {
+	case reason != "":
+		return Directive{}, fmt.Errorf("%s= can't be set with --property: %s", name, reason)
+	case !known || row.section == "Timer":
 		return Directive{}, fmt.Errorf("%s= can't be set with --property", name)
+	case strings.ContainsRune(value, 0):
+		return Directive{}, fmt.Errorf("%s= has a NUL byte", name)
 	}
-	if manager < row.since {
-		return Directive{}, fmt.Errorf("%s= needs systemd %d; this one is %d", name, row.since, manager)
+	if since := max(row.since, valuesSince[assignment]); manager < since {
+		if since != row.since {
+			name = assignment
+		} else {
+			name += "="
+		}
+		return Directive{}, fmt.Errorf("%s needs systemd %d; this one is %d", name, since, manager)
 	}
-	v, err := row.kind.parse(value)
+	v, err := row.kind.parse(value, manager)
 	if err != nil {
 		return Directive{}, fmt.Errorf("%s=: %w", name, err)
 	}
