@@ -265,12 +265,12 @@ func delegateProperty(directive string, v any) []Property {
 
 // mergeDelegates: all controllers are more than some, and some more than none.
 func mergeDelegates(before, added any) any {
-	_, whole := parseBool(before.(string))
-	_, also := parseBool(added.(string))
+	all, notBool := parseBool(before.(string))
+	_, controllers := parseBool(added.(string))
 	switch {
-	case whole != nil && also != nil:
+	case notBool != nil && controllers != nil:
 		return before.(string) + " " + added.(string)
-	case whole == nil && also != nil && before != "no":
+	case all && controllers != nil:
 		return before
 	}
 	return added

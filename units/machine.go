@@ -1,6 +1,7 @@
 package units
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,10 +30,15 @@ type Machine struct {
 	Volumes   []Volume
 	ReadOnly  bool
 	Network   Network
-	Resources cgroup.Resources
-	Security  Security
-	Extra     []Directive // --property, laid over everything else
-	Detached  bool        // logs to the journal and stays visible when it failed
+	Resources []cgroup.Setting // limits
+	Slice     string           // "": machine.slice
+	// Unregistered: machined is not told of it.
+	Unregistered bool
+	// Description is for people; "": name and image.
+	Description string
+	Security    Security
+	Extra       []Directive // --property, laid over everything else
+	Detached    bool        // logs to the journal and stays visible when it failed
 
 	Restart     Restart
 	Labels      Labels
@@ -79,7 +85,7 @@ func (m Machine) Translate() (Set, error) {
 	}
 	companion := CompanionName(m.Name)
 	u := Unit{Name: ServiceName(m.Name)}
-	u.set("Description", m.Name+": "+m.Image)
+	u.set("Description", cmp.Or(m.Description, m.Name+": "+m.Image))
 	u.set("Requires", []string{companion})
 	u.set("After", []string{companion})
 	u.set("CollectMode", m.collectMode())
@@ -91,13 +97,17 @@ func (m Machine) Translate() (Set, error) {
 	}
 	m.files(&u)
 	notes := append(slices.Clone(m.Payload.Notes), m.isolate(&u)...)
-	u.set("Slice", "machine.slice")
+	u.set("Slice", cmp.Or(m.Slice, "machine.slice"))
 	u.set("TasksMax", uint64(defaultTasks))
-	for _, s := range m.Resources.Settings() {
-		u.set(s.Directive, s.Value)
+	for _, s := range m.Resources {
+		d, err := ParseDirective(s.Directive+"="+s.Value, m.Manager)
+		if err != nil {
+			return Set{}, err
+		}
+		u.Lay(d)
 	}
 	for _, d := range m.Extra {
-		u.set(d.Name, d.Value)
+		u.Lay(d)
 	}
 	confined := Unit{Directives: slices.Clone(u.Directives)}
 	if err := m.launch(&u); err != nil {
@@ -109,7 +119,7 @@ func (m Machine) Translate() (Set, error) {
 		set.Main.set("Wants", []string{stopper.Name})
 		set.Aux = append(set.Aux, stopper)
 	}
-	if m.Restart.Policy != RestartNo {
+	if m.Restart.Policy != RestartNo && !m.Unregistered {
 		registrar := registrar(m)
 		set.Main.set("Wants", []string{registrar.Name})
 		set.Aux = append(set.Aux, registrar)

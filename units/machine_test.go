@@ -43,7 +43,7 @@ var machines = map[string]struct {
 		Machine{Name: "my-cache", Image: "demo/redis", Digest: "sha256:00", Path: "/bin/sh", Network: NoNetwork, ReadOnly: true, Manager: 262,
 			Account: Account{UID: 999, GID: 998, Groups: []uint32{998, 5}}, Launcher: "/usr/lib/nspawnd/nspawnd-launcher",
 			Volumes:   []Volume{{Source: "/srv/a:b", Target: "/a"}, {Source: "/srv/ro", Target: "/ro", ReadOnly: true, NoRecursive: true}},
-			Resources: cgroup.Resources{Memory: pointer(uint64(64 << 20)), CPU: pointer(uint64(1_500_000)), PIDs: pointer(uint64(100))},
+			Resources: []cgroup.Setting{{Directive: "MemoryMax", Value: "67108864"}, {Directive: "MemorySwapMax", Value: "67108864"}, {Directive: "CPUQuota", Value: "150%"}, {Directive: "TasksMax", Value: "100"}},
 			Dir:       "/var/lib/nspawnd/machines/my-cache.1",
 			Extra: []Directive{{"MemoryHigh", uint64(48 << 20)}, {"TasksMax", uint64(cgroup.Infinity)}, {"CapabilityBoundingSet", uint64(1)},
 				{"LimitNOFILE", Limit{1024, 4096}}}},

@@ -39,3 +39,10 @@ func MachineNameFrom(s string) string {
 	}
 	return s
 }
+
+// ValidSlice says whether a slice of that name can be: each dash stands for a level (systemd.slice(5)).
+func ValidSlice(name string) bool {
+	base, isSlice := strings.CutSuffix(name, ".slice")
+	plain := strings.IndexFunc(base, func(r rune) bool { return notInName(r) && !strings.ContainsRune(`.:\`, r) }) < 0
+	return isSlice && base != "" && len(name) < 256 && plain && strings.Trim(base, "-") == base && !strings.Contains(base, "--")
+}

@@ -25,6 +25,7 @@ type options struct {
 	mounts    mountFlags
 	network   networkFlags
 	resources resourceFlags
+	placement placementFlags
 	security  securityFlags
 }
 
@@ -54,6 +55,7 @@ func (o *options) sections() []section {
 		{"Files", &o.mounts},
 		{"Network", &o.network},
 		{"Resources", &o.resources},
+		{"Unit", &o.placement},
 		{"Security", &o.security},
 	}
 }
@@ -61,6 +63,7 @@ func (o *options) sections() []section {
 // addFlags defines the flags of all sections, and shows them by section in the help.
 func addFlags(c *cobra.Command, o *options) {
 	c.Flags().SetInterspersed(false) // what follows IMAGE is the payload's
+	c.Flags().SetNormalizeFunc(oneName)
 	c.Flags().SortFlags = false
 	c.Flags().Bool("help", false, "show this") // cobra's own has the -h of --hostname
 	var help strings.Builder
@@ -78,6 +81,14 @@ func addFlags(c *cobra.Command, o *options) {
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return fmt.Errorf("%w (nspawnd-run --help lists the options)", err)
 	})
+}
+
+// oneName gives a flag's own name for those that systemd-run(1) and docker-run(1) have for it.
+func oneName(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if own := map[string]string{"setenv": "env", "cgroup-parent": "slice"}[name]; own != "" {
+		name = own
+	}
+	return pflag.NormalizedName(name)
 }
 
 // machine gives what the command line asks for.

@@ -76,9 +76,11 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		fds["RootDirectoryFileDescriptor"] = root.mount
 	}
 	if !m.Detached {
-		fds["StandardInputFileDescriptor"] = os.Stdin
-		fds["StandardOutputFileDescriptor"] = os.Stdout
-		fds["StandardErrorFileDescriptor"] = os.Stderr
+		for stream, file := range map[string]*os.File{"StandardInput": os.Stdin, "StandardOutput": os.Stdout, "StandardError": os.Stderr} {
+			if set.Main.Get(stream) == nil { // no --property says where it goes
+				fds[stream+"FileDescriptor"] = file
+			}
+		}
 	}
 	defer o.lifecycle.release()
 	if err := o.lifecycle.before(ctx, bus, set); err != nil {
@@ -99,7 +101,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 
 	registered := make(chan error, 1)
 	go func() {
-		if m.Restart.Policy != units.RestartNo { // one of its units does it
+		if m.Unregistered || m.Restart.Policy != units.RestartNo { // not wanted, or one of its units does it
 			registered <- nil
 			return
 		}

@@ -12,9 +12,9 @@ import (
 
 // securityFlags change the machine's isolation.
 type securityFlags struct {
-	privileged             bool
-	add, drop, options     []string
-	ipc, pid, uts, cgroups string
+	privileged         bool
+	add, drop, options []string
+	ipc, pid, uts      string
 }
 
 func (g *securityFlags) register(f *pflag.FlagSet) {
