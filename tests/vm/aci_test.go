@@ -72,7 +72,7 @@ func TestPullACI(t *testing.T) {
 			outcome{pull + "aci:evil.aci", 1, "", "/not trusted: its signature is by no trusted key/"},
 			outcome{trust + "app.test/tiny publisher.asc", 0, "//", "//"},
 			outcome{pull + "app.test/tiny:1.0", 0, "/^app.test/tiny:1.0@sha256:[0-9a-f]{64}\n$/", "machinectl-lite: image app.test/tiny:1.0: left out, since it has no meaning here: app.eventHandlers pre-start\n"},
-			outcome{"nspawnd-run --pull=never app.test/tiny:1.0 env | grep GREETING; nspawnd-run app.test/tiny:1.0 id", 0, "GREETING=hello from rkt\nuid=1234 gid=5678 groups=\n", ""},
+			outcome{"nspawnd-run --pull=never app.test/tiny:1.0 env | grep GREETING; nspawnd-run app.test/tiny:1.0 id", 0, "GREETING=hello from rkt\nuid=1234 gid=5678 groups=5678\n", ""},
 			outcome{"machinectl-lite show-image -P TrustKind,TrustRule,ACI app.test/tiny:1.0", 0, "/^signedBy\n.*: app.test/tiny\nsha512-[0-9a-f]{128}\n$|^sha512-.*\nsignedBy\n.*: app.test/tiny\n$/", ""},
 			outcome{pull + "https://app.test/tiny-1.0-linux-amd64.aci", 0, "/^app.test/tiny:1.0@/", "/left out/"},
 			outcome{pull + "aci:evil.aci", 1, "", "/not trusted: its signature is by no trusted key/"},
