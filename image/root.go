@@ -208,6 +208,26 @@ func (r *Root) MkdirAll(name string, mode fs.FileMode, uid, gid uint32) error {
 	return nil
 }
 
+// maxEntries bounds what List returns.
+const maxEntries = 1000
+
+// List gives what is in a directory.
+func (r *Root) List(name string) ([]fs.FileInfo, error) {
+	dir, err := r.open(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.Readdir(maxEntries)
+	if err == io.EOF {
+		err = nil
+	}
+	if len(entries) == maxEntries {
+		err = &fs.PathError{Op: "list", Path: name, Err: fmt.Errorf("%d entries or more", maxEntries)}
+	}
+	return entries, err
+}
+
 // Stat follows symbolic links.
 func (r *Root) Stat(name string) (fs.FileInfo, error) {
 	handle, err := r.openPath(name, 0)

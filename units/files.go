@@ -72,8 +72,12 @@ func (m Machine) files(u *Unit) {
 	u.set("MountAPIVFS", true)
 	u.set("BindLogSockets", false)
 	// The host's /dev/shm is below /dev even with PrivateIPC=.
-	u.set("TemporaryFileSystem", []Tmpfs{{"/dev/shm", defaultShm}})
-	u.set("BindPaths", []Bind{{Source: m.inside(TerminalsMount), Target: "/dev/pts"}})
+	if !m.Security.HostIPC {
+		u.set("TemporaryFileSystem", []Tmpfs{{"/dev/shm", defaultShm}})
+	}
+	if m.Flavor != ChrootFlavor {
+		u.set("BindPaths", []Bind{{Source: m.inside(TerminalsMount), Target: "/dev/pts"}})
+	}
 	// MountAPIVFS= puts an empty tmpfs on /run; images have directories there that their software needs.
 	u.set("BindPaths", []Bind{{Source: m.inside("/run"), Target: "/run"}})
 	if m.ReadOnly {

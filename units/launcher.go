@@ -14,6 +14,7 @@ const launcherPath = "/run/nspawnd-launcher"
 
 // NeedsLauncher says whether the units run the launcher.
 func (m Machine) NeedsLauncher() bool {
+	m = m.flavored()
 	return m.mainIsStrange() || m.launched() || len(m.Health.Test) > 0
 }
 
@@ -33,7 +34,9 @@ func (m Machine) foreignIDs() bool {
 	return a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 && !m.onlyRootsGroup()
 }
 
-func (m Machine) onlyRootsGroup() bool { return slices.Equal(m.Account.Groups, []uint32{0}) }
+func (m Machine) onlyRootsGroup() bool {
+	return slices.Equal(m.Account.Groups, []uint32{0}) && m.Flavor != NspawnFlavor
+}
 
 // quoted says whether the launcher gets the payload's strings in quotes, because the bus takes only UTF-8.
 func (m Machine) quoted() bool {
@@ -46,7 +49,7 @@ func (m Machine) launcherNames() bool {
 	restricted := slices.ContainsFunc(m.Extra, func(d Directive) bool {
 		return d.Name == "SystemCallFilter" || d.Name == "RestrictNamespaces"
 	})
-	return m.Manager < hostnameSince && !restricted && m.Security.Seccomp == nil && !m.Security.HostUTS
+	return m.Manager < hostnameSince && !restricted && m.Security.Seccomp == nil && !m.Security.HostUTS && m.Flavor != NspawnFlavor
 }
 
 // launch has the launcher start the payload where that is needed. It comes last: what the launcher needs and the payload must not have

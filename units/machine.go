@@ -2,6 +2,7 @@ package units
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,7 @@ type Machine struct {
 	// Description is for people; "": name and image.
 	Description string
 	Security    Security
+	Flavor      Flavor      // "" is ServiceFlavor
 	Extra       []Directive // --property, laid over everything else
 	Detached    bool        // logs to the journal and stays visible when it failed
 
@@ -46,10 +48,18 @@ type Machine struct {
 	Secrets     []Secret
 	HealthAsked bool // it is not the image's alone
 
-	Manager  int    // version of the running systemd
-	Dir      string // the machine's own directory in the store; removed when the machine is gone
-	Root     string // where the root is mounted on the host; "": it goes to the manager as a descriptor
-	Launcher string // path of the launcher on the host
+	Manager  int            // version of the running systemd
+	Dir      string         // the machine's own directory in the store; removed when the machine is gone
+	Root     string         // where the root is mounted on the host; "": it goes to the manager as a descriptor
+	Launcher string         // path of the launcher on the host
+	Run      []RunDirectory // what the image has in /run; for NspawnFlavor
+}
+
+// RunDirectory is a directory's name and attributes.
+type RunDirectory struct {
+	Name     string
+	Mode     uint32 // permissions
+	UID, GID uint32
 }
 
 // RootDescriptorSince is the first version of systemd that takes the root as a descriptor
@@ -80,9 +90,10 @@ const defaultTasks = 2048 // containers.conf(5) pids_limit
 
 // Translate gives the units of the machine. The error says what the running systemd can't do.
 func (m Machine) Translate() (Set, error) {
-	if err := m.Security.check(); err != nil {
+	if err := errors.Join(m.Security.check(), m.checkFlavor()); err != nil {
 		return Set{}, err
 	}
+	m = m.flavored()
 	companion := CompanionName(m.Name)
 	u := Unit{Name: ServiceName(m.Name)}
 	u.set("Description", cmp.Or(m.Description, m.Name+": "+m.Image))
@@ -113,13 +124,19 @@ func (m Machine) Translate() (Set, error) {
 	if err := m.launch(&u); err != nil {
 		return Set{}, err
 	}
+	if m.Flavor == NspawnFlavor {
+		var err error
+		if u, err = m.nspawn(u); err != nil {
+			return Set{}, err
+		}
+	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
 	if m.mainIsStrange() {
 		stopper := stopper(u)
 		set.Main.set("Wants", []string{stopper.Name})
 		set.Aux = append(set.Aux, stopper)
 	}
-	if m.Restart.Policy != RestartNo && !m.Unregistered {
+	if m.Restart.Policy != RestartNo && !m.Unregistered && m.Flavor != NspawnFlavor { // which registers itself each time
 		registrar := registrar(m)
 		set.Main.set("Wants", []string{registrar.Name})
 		set.Aux = append(set.Aux, registrar)
@@ -133,7 +150,9 @@ func (m Machine) Translate() (Set, error) {
 // mainIsStrange says whether the manager takes the main process of a service with PrivatePIDs= for a stranger's ("not our child"), as
 // systemd 257 does (tried). It then waits for it neither after a stop signal nor when the control group is empty before SIGCHLD has
 // come, and so loses exit statuses.
-func (m Machine) mainIsStrange() bool { return m.Manager < 258 }
+func (m Machine) mainIsStrange() bool {
+	return m.Manager < 258 && m.Flavor != NspawnFlavor && !m.Security.HostPID
+}
 
 // collectMode lets the name of a machine in the foreground go with it; one that runs detached and failed stays for
 // systemctl status, as with systemd-run(1).

@@ -95,7 +95,7 @@ It can run at any time, beside pulls and starts.`,
 // still keep their images.
 func sweepMachines(ctx context.Context, store *image.Store) (removed []image.Removed, err error) {
 	awaitEnded(ctx, store)
-	err = store.SweepMachines(machinedir.HasUnit, func(dir string) {
+	err = store.SweepMachines(machinedir.Owned, func(dir string) {
 		removed = append(removed, image.Removed{Kind: "machine", Name: filepath.Base(dir), Size: image.DiskUsage(dir)})
 		machinedir.Discard(dir)
 	})
@@ -116,7 +116,7 @@ func awaitEnded(ctx context.Context, store *image.Store) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second) // a payload has 10 by default
 	defer cancel()
 	for _, dir := range dirs {
-		if machinedir.HasUnit(dir) {
+		if machinedir.Owned(dir) {
 			host.systemd.AwaitEnd(ctx, machinedir.Name(dir)) // one that does not end keeps its image
 		}
 	}

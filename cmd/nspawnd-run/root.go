@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
@@ -29,7 +30,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, process
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
-		if err = store.SweepMachines(machinedir.HasUnit, machinedir.Discard); err != nil {
+		if err = store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
 			return nil, err
 		}
 		if t.lock, err = store.NewMachine(m.Name); err != nil {
@@ -39,7 +40,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, process
 		run = filepath.Base(t.dir)
 	}
 	m.Dir = filepath.Join(store.Machines(), run)
-	if dryRun || !takesDescriptor(m.Manager) {
+	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(run)
 	}
 	if err := t.fill(store, img, m, process, dryRun); err != nil {
@@ -100,11 +101,22 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 	if err != nil {
 		return err
 	}
-	run.Close()
+	defer run.Close()
 	if m.Root != "" {
 		if err := t.attach(m.Root); err != nil {
 			return err
 		}
+	}
+	switch m.Flavor {
+	case units.ChrootFlavor: // it has the host's
+		return nil
+	case units.NspawnFlavor: // which makes its own, and takes nothing for a system that has no /usr
+		for _, dir := range []string{"/usr", "/dev", "/proc", "/sys", "/tmp"} {
+			if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
+				return err
+			}
+		}
+		return eachDirectory(image.NewRoot(run), func(d units.RunDirectory) { m.Run = append(m.Run, d) })
 	}
 	return root.MountTerminals(units.TerminalsMount)
 }
@@ -129,6 +141,17 @@ func writeFiles(root *image.Root, m *units.Machine) error {
 		}
 	}
 	return nil
+}
+
+// eachDirectory calls f with each directory at the top of a tree.
+func eachDirectory(root *image.Root, f func(units.RunDirectory)) error {
+	entries, err := root.List(".")
+	for _, entry := range entries {
+		if stat, ok := entry.Sys().(*syscall.Stat_t); ok && entry.IsDir() {
+			f(units.RunDirectory{Name: entry.Name(), Mode: stat.Mode & 0o7777, UID: stat.Uid, GID: stat.Gid})
+		}
+	}
+	return err
 }
 
 // findLauncher looks where "make install" puts it, and beside ourselves for a build directory.

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"nspawnd/dbus"
+	"nspawnd/image"
 	"nspawnd/units"
 )
 
@@ -20,6 +21,9 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("starting a machine needs root; try: sudo nspawnd-run …")
 	}
+	if o.unit.inPlace {
+		return 0, runInPlace(ctx, o, m, over)
+	}
 	bus, err := dbus.Connect(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("%w; nspawnd needs systemd as PID 1", err)
@@ -31,31 +35,11 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	if m.Manager < minimumSystemd {
 		return 0, fmt.Errorf("systemd %d is too old: nspawnd needs %d or newer", m.Manager, minimumSystemd)
 	}
-	img, store, err := findImage(ctx, o)
+	img, store, err := describe(ctx, o, &m, over)
 	if err != nil {
 		return 0, err
-	}
-	if m.Name == "" {
-		m.Name = newName(img.Reference)
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
-	if m.Extra, err = o.unit.directives(m.Manager); err != nil {
-		return 0, err
-	}
-	if err := checkNameFree(m.Name); err != nil && !o.unit.dryRun {
-		return 0, err
-	}
-
-	m.Image, m.Digest = img.Reference.String(), string(img.ManifestDigest)
-	m.Payload, err = units.Merge(units.Config(img.Config), over, m.Name)
-	if err != nil {
-		return 0, wrap(err)
-	}
-
-	if m.Health, err = units.MergeHealth(units.Config(img.Config), over.Health); err != nil {
-		return 0, wrap(err)
-	}
-
 	signals := o.process.signals()
 	root, err := prepareRoot(store, img, &m, &o.process, o.unit.dryRun)
 	if err != nil {
@@ -101,7 +85,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 
 	registered := make(chan error, 1)
 	go func() {
-		if m.Unregistered || m.Restart.Policy != units.RestartNo { // not wanted, or one of its units does it
+		if m.Unregistered || m.Restart.Policy != units.RestartNo || m.Flavor == units.NspawnFlavor { // not wanted, or somebody else does it
 			registered <- nil
 			return
 		}
@@ -126,6 +110,31 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, wrap(fmt.Errorf("%w; machinectl-lite status %s shows how it goes on", err, m.Name))
 	}
 	return status, nil
+}
+
+// describe finds the image, and fills in what it and the manager's version say about the machine.
+func describe(ctx context.Context, o *options, m *units.Machine, over units.Options) (*image.Image, *image.Store, error) {
+	img, store, err := findImage(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.Name == "" {
+		m.Name = newName(img.Reference)
+	}
+	if m.Extra, err = o.unit.directives(m.Manager); err != nil {
+		return nil, nil, err
+	}
+	if err := checkNameFree(m.Name); err != nil && !o.unit.dryRun {
+		return nil, nil, err
+	}
+	m.Image, m.Digest = img.Reference.String(), string(img.ManifestDigest)
+	if m.Payload, err = units.Merge(units.Config(img.Config), over, m.Name); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", m.Name, err)
+	}
+	if m.Health, err = units.MergeHealth(units.Config(img.Config), over.Health); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", m.Name, err)
+	}
+	return img, store, nil
 }
 
 // minimumSystemd is the floor: PrivatePIDs= and the …Ex properties are 257's.

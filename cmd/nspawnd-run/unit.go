@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"nspawnd/image"
@@ -16,7 +18,9 @@ import (
 // unitFlags say what the machine's unit is called and how it is started.
 type unitFlags struct {
 	name           string
+	flavor         string
 	detach, dryRun bool
+	inPlace        bool
 	properties     []string
 }
 
@@ -24,6 +28,8 @@ func (g *unitFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&g.name, "name", "", "name of the machine (default: made from the image's)")
 	f.BoolVarP(&g.detach, "detach", "d", false, "return when it runs, and print its name; output goes to the journal")
 	f.StringArrayVarP(&g.properties, "property", "p", nil, "set a unit's directive, `NAME=VALUE` (systemd.exec(5), systemd.resource-control(5), …)")
+	f.StringVar(&g.flavor, "flavor", "service", "how it runs, `service|nspawn|chroot`: by the unit's own isolation, under systemd-nspawn, or with a root directory of its own and nothing else")
+	f.BoolVar(&g.inPlace, "in-place", false, "become systemd-nspawn instead of starting a unit (with --flavor=nspawn; by default when this is a service's main process)")
 	f.BoolVar(&g.dryRun, "dry-run", false, "print the units that would be started, and start nothing")
 }
 
@@ -31,8 +37,17 @@ func (g *unitFlags) apply(m *units.Machine, _ *units.Options) error {
 	if g.name != "" && !units.ValidName(g.name) {
 		return fmt.Errorf("--name: %q is not a machine name (letters, digits, \"-\", \"_\" and \".\" between them, at most 64)", g.name)
 	}
-	m.Name, m.Detached = g.name, g.detach
-	return nil
+	m.Name, m.Detached, m.Flavor = g.name, g.detach, units.Flavor(g.flavor)
+	switch {
+	case g.inPlace && m.Flavor != units.NspawnFlavor:
+		return errors.New("--in-place: only with --flavor=nspawn is there a supervisor to become")
+	case g.inPlace && g.detach:
+		return errors.New("--in-place and --detach: what becomes the supervisor can't return")
+	}
+	if m.Flavor == units.NspawnFlavor && !g.detach && os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()) { // systemd.exec(5)
+		g.inPlace = true
+	}
+	return oneOf("--flavor", g.flavor, units.Flavors...)
 }
 
 // directives reads --property, for a manager of the given version.

@@ -2,8 +2,10 @@
 package machinedir
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"nspawnd/units"
@@ -11,9 +13,56 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HasUnit says whether a companion unit owns a machine's directory. The manager keeps the text of transient units in files as
+// Owned says whether a machine's directory is in use: by a companion unit, or by a process that became systemd-nspawn in place.
+func Owned(dir string) bool { return hasUnit(dir) || hasProcess(dir) }
+
+// ownerFile names a process: its PID and when it started, which together no other process has until the next boot.
+const ownerFile = "owner"
+
+// SetOwner gives a directory to this process, also after execve(2).
+func SetOwner(dir string) error {
+	identity, err := identity(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, ownerFile), []byte(strconv.Itoa(os.Getpid())+" "+identity), 0o600)
+}
+
+func hasProcess(dir string) bool {
+	data, err := os.ReadFile(filepath.Join(dir, ownerFile))
+	if err != nil {
+		return false
+	}
+	pid, then, _ := strings.Cut(string(data), " ")
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return false
+	}
+	now, err := identity(n)
+	return err == nil && now == then
+}
+
+// identity gives the boot and the start time of a process (proc_pid_stat(5)).
+func identity(pid int) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return "", err
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	const startTime = 22 - 3 // the field after the name is the third
+	if len(fields) <= startTime {
+		return "", errors.New("/proc/PID/stat is short")
+	}
+	return strings.TrimSpace(string(boot)) + " " + fields[startTime], nil
+}
+
+// hasUnit says whether a companion unit owns a machine's directory. The manager keeps the text of transient units in files as
 // long as they are loaded; to look is cheaper than to ask for each machine.
-func HasUnit(dir string) bool {
+func hasUnit(dir string) bool {
 	text, err := os.ReadFile("/run/systemd/transient/" + units.CompanionName(Name(dir)))
 	return err == nil && strings.Contains(string(text), "/"+filepath.Base(dir))
 }
