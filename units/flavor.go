@@ -204,7 +204,7 @@ func (m Machine) nspawn(service Unit) (Unit, error) {
 	u.set("Type", "notify")
 	u.set("NotifyAccess", "main")
 	u.set("ExecStart", Command{nspawnProgram, argv, []string{noExpansion}})
-	u.set("Delegate", true)
+	u.set("Delegate", "yes")
 	u.set("Environment", []string{quietNspawn})
 	u.set("KillSignal", signals["TERM"]) // systemd-nspawn passes on the payload's own
 	u.set("SuccessExitStatus", Statuses{Codes: []int32{128 + m.Payload.StopSignal}})

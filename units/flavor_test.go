@@ -32,6 +32,9 @@ func TestNspawnOptions(t *testing.T) {
 			t.Error(err)
 			continue
 		}
+		if len(u.Properties()) != len(u.Directives) || !strings.Contains(u.Text(), "Delegate=yes\n") {
+			t.Errorf("%s: %v\n%s", name, u.Properties(), u.Text())
+		}
 		if argv := strings.Join(u.Get("ExecStart").(Command).Argv, "\n"); !strings.Contains(argv, "\n"+sample[1]+"\n") {
 			t.Errorf("%s=%s: no %q in\n%s", name, sample[0], sample[1], argv)
 		}
