@@ -3,8 +3,10 @@ package fetch
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -25,6 +27,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -34,7 +39,6 @@ import (
 	"go.podman.io/image/v5/pkg/docker/config"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/pkg/tlsclientconfig"
-	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage/pkg/configfile"
 
@@ -95,10 +99,7 @@ func keylessAlternative(key image.TrustKey, data []byte) (alternative, error) {
 		return a, err
 	}
 	a.bundle = &bundleVerifier{verifier, verify.WithCertificateIdentity(identity)}
-	if strings.Contains(key.Subject, "@") && !strings.Contains(key.Subject, "/") { // all that containers/image can compare
-		a.requirements, err = fulcioRequirements(key, trusted)
-	}
-	return a, err
+	return a, nil
 }
 
 // parseRoot reads a trusted_root.json that can vouch for identities.
@@ -127,36 +128,6 @@ func ParseRoot(data []byte) (authorities []string, err error) {
 	return authorities, nil
 }
 
-// fulcioRequirements are for signatures as cosign made them before 3, beside the image under a tag.
-func fulcioRequirements(key image.TrustKey, trusted *root.TrustedRoot) (signature.PolicyRequirements, error) {
-	var authorities bytes.Buffer
-	for _, authority := range trusted.FulcioCertificateAuthorities() {
-		if fulcio, ok := authority.(*root.FulcioCertificateAuthority); ok {
-			pem.Encode(&authorities, &pem.Block{Type: "CERTIFICATE", Bytes: fulcio.Root.Raw})
-		}
-	}
-	var logs [][]byte
-	for _, log := range trusted.RekorLogs() {
-		der, err := x509.MarshalPKIXPublicKey(log.PublicKey)
-		if err != nil {
-			return nil, err
-		}
-		logs = append(logs, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	}
-	fulcio, err := signature.NewPRSigstoreSignedFulcio(
-		signature.PRSigstoreSignedFulcioWithCAData(authorities.Bytes()),
-		signature.PRSigstoreSignedFulcioWithOIDCIssuer(key.Issuer),
-		signature.PRSigstoreSignedFulcioWithSubjectEmail(key.Subject))
-	if err != nil {
-		return nil, err
-	}
-	requirement, err := signature.NewPRSigstoreSigned(
-		signature.PRSigstoreSignedWithFulcio(fulcio),
-		signature.PRSigstoreSignedWithRekorPublicKeyDatas(logs),
-		signature.PRSigstoreSignedWithSignedIdentity(signature.NewPRMMatchRepository()))
-	return signature.PolicyRequirements{requirement}, err
-}
-
 // verify says whether the bundle is a signature for the manifest with this digest by whom b accepts.
 func (b *bundleVerifier) verify(data []byte, signed image.Digest) error {
 	var entity bundle.Bundle
@@ -175,6 +146,105 @@ func (b *bundleVerifier) verify(data []byte, signed image.Digest) error {
 		return fmt.Errorf("is a statement of type %q, not a signature", result.Statement.PredicateType)
 	}
 	return nil
+}
+
+// attachment is a signature as cosign made them before 3, a layer of an image beside the signed one. The type is internal to containers/image.
+type attachment interface {
+	UntrustedMIMEType() string
+	UntrustedPayload() []byte
+	UntrustedAnnotations() map[string]string
+}
+
+const attachmentType = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+// verifyAttachment says whether s is a signature for the manifest with this digest in a repository, by an identity that b accepts.
+// containers/image, which could do it, knows no identities but e-mail addresses and asks for no proof of the certificate's log.
+func (b *bundleVerifier) verifyAttachment(s attachment, repository string, signed image.Digest) error {
+	payload := s.UntrustedPayload()
+	entity, err := attachmentBundle(payload, s.UntrustedAnnotations())
+	if err != nil {
+		return err
+	}
+	if _, err := b.verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(payload)), b.signer)); err != nil {
+		return err
+	}
+	// From here on it is what the identity has written.
+	var says struct {
+		Critical struct {
+			Type  string
+			Image struct {
+				Digest string `json:"docker-manifest-digest"`
+			}
+			Identity struct {
+				Reference string `json:"docker-reference"`
+			}
+		}
+	}
+	if err := json.Unmarshal(payload, &says); err != nil {
+		return err
+	}
+	critical := says.Critical
+	if critical.Type != "cosign container image signature" {
+		return fmt.Errorf("is of type %q, not a signature of an image", critical.Type)
+	}
+	if critical.Image.Digest != string(signed) {
+		return fmt.Errorf("is for digest %s", critical.Image.Digest)
+	}
+	named, err := reference.ParseNormalizedNamed(critical.Identity.Reference)
+	if err == nil && named.Name() != repository {
+		err = fmt.Errorf("is for %s", named.Name())
+	}
+	return err
+}
+
+// attachmentBundle gives the bundle that says what the annotations of a signature of payload say.
+func attachmentBundle(payload []byte, annotations map[string]string) (*bundle.Bundle, error) {
+	const prefix = "dev.sigstore.cosign/"
+	sig, err := base64.StdEncoding.DecodeString(annotations["dev.cosignproject.cosign/signature"])
+	if err != nil {
+		return nil, fmt.Errorf("signature: %w", err)
+	}
+	certificate, _ := pem.Decode([]byte(annotations[prefix+"certificate"]))
+	if certificate == nil {
+		return nil, errors.New("has no certificate")
+	}
+	if annotations[prefix+"bundle"] == "" {
+		return nil, errors.New("is in no transparency log")
+	}
+	var logged struct {
+		SignedEntryTimestamp []byte
+		Payload              struct {
+			Body           []byte
+			IntegratedTime int64
+			LogIndex       int64
+			LogID          string
+		}
+	}
+	if err := json.Unmarshal([]byte(annotations[prefix+"bundle"]), &logged); err != nil {
+		return nil, fmt.Errorf("log entry: %w", err)
+	}
+	entry := logged.Payload
+	id, err := hex.DecodeString(entry.LogID)
+	if err != nil {
+		return nil, fmt.Errorf("log entry: %w", err)
+	}
+	sum := sha256.Sum256(payload)
+	return bundle.NewBundle(&protobundle.Bundle{
+		MediaType: bundleType + "+json;version=0.1", // the last one that has no proof of inclusion
+		VerificationMaterial: &protobundle.VerificationMaterial{
+			Content: &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: &protocommon.X509CertificateChain{
+				Certificates: []*protocommon.X509Certificate{{RawBytes: certificate.Bytes}},
+			}},
+			TlogEntries: []*protorekor.TransparencyLogEntry{{
+				LogIndex: entry.LogIndex, LogId: &protocommon.LogId{KeyId: id}, IntegratedTime: entry.IntegratedTime,
+				KindVersion:      &protorekor.KindVersion{Kind: "hashedrekord", Version: "0.0.1"},
+				InclusionPromise: &protorekor.InclusionPromise{SignedEntryTimestamp: logged.SignedEntryTimestamp}, CanonicalizedBody: entry.Body,
+			}},
+		},
+		Content: &protobundle.Bundle_MessageSignature{MessageSignature: &protocommon.MessageSignature{
+			MessageDigest: &protocommon.HashOutput{Algorithm: protocommon.HashAlgorithm_SHA2_256, Digest: sum[:]}, Signature: sig,
+		}},
+	})
 }
 
 // bundlesOf gives a function that fetches the bundles for a manifest, once.

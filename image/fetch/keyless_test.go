@@ -1,10 +1,6 @@
 package fetch
 
 import (
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -14,51 +10,23 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	ggcrtypes "github.com/google/go-containerregistry/pkg/v1/types"
-	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
-	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
-	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
-	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/testing/ca"
-	"github.com/sigstore/sigstore-go/pkg/tlog"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"nspawnd/image"
+	"nspawnd/tests/keyless"
 )
-
-// sigstoreWorld is a certificate authority and a log of its own.
-type sigstoreWorld struct {
-	t    *testing.T
-	ca   *ca.VirtualSigstore
-	root []byte // trusted_root.json
-}
 
 const (
-	issuer  = "https://accounts.example"
-	subject = "ci@team.example"
+	issuer   = "https://accounts.example"
+	subject  = "ci@team.example"
+	workflow = "https://github.com/team/app/.github/workflows/release.yml@refs/heads/main"
 )
 
-func newSigstoreWorld(t *testing.T) sigstoreWorld {
+func newWorld(t *testing.T) *keyless.World {
 	t.Helper()
-	virtual, err := ca.NewVirtualSigstore()
+	w, err := keyless.New()
 	must(t, err)
-	logs := map[string]*root.TransparencyLog{}
-	for id, log := range virtual.RekorLogs() {
-		same := *log
-		same.ID, err = hex.DecodeString(id)
-		must(t, err)
-		same.SignatureHashFunc = log.HashFunc
-		logs[id] = &same
-	}
-	trusted, err := root.NewTrustedRoot(root.TrustedRootMediaType01, virtual.FulcioCertificateAuthorities(), nil, nil, logs)
-	must(t, err)
-	data, err := trusted.MarshalJSON()
-	must(t, err)
-	return sigstoreWorld{t, virtual, data}
+	return w
 }
 
 func must(t *testing.T, err error) {
@@ -68,61 +36,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// signing is how an image is signed.
-type signing struct {
-	by, through string // subject and issuer
-	predicate   string
-	after       time.Duration // when the log saw it; certificates are good for ten minutes
-}
-
-var right = signing{subject, issuer, signPredicate, 5 * time.Minute}
-
-// bundle makes what cosign 3 does by default: a statement about a digest.
-func (w sigstoreWorld) bundle(s signing, digest string) []byte {
-	w.t.Helper()
-	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":%q,"predicate":{}}`,
-		strings.TrimPrefix(digest, "sha256:"), s.predicate)
-	entity, err := w.ca.AttestAtTime(s.by, s.through, []byte(statement), time.Now().Add(s.after), true)
-	must(w.t, err)
-	content, err := entity.SignatureContent()
-	must(w.t, err)
-	envelope := content.EnvelopeContent().RawEnvelope()
-	payload, err := base64.StdEncoding.DecodeString(envelope.Payload)
-	must(w.t, err)
-	sig, err := base64.StdEncoding.DecodeString(envelope.Signatures[0].Sig)
-	must(w.t, err)
-	verification, err := entity.VerificationContent()
-	must(w.t, err)
-	data, err := protojson.Marshal(&protobundle.Bundle{
-		MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json",
-		VerificationMaterial: &protobundle.VerificationMaterial{
-			Content:     &protobundle.VerificationMaterial_Certificate{Certificate: &protocommon.X509Certificate{RawBytes: verification.Certificate().Raw}},
-			TlogEntries: []*protorekor.TransparencyLogEntry{w.logEntry(entity)},
-		},
-		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
-			Payload: payload, PayloadType: envelope.PayloadType, Signatures: []*protodsse.Signature{{Sig: sig}},
-		}},
-	})
-	must(w.t, err)
-	return data
-}
-
-// logEntry gives a signature's entry with the log's promise that it is one, which the library's own leaves out.
-func (w sigstoreWorld) logEntry(entity *ca.TestEntity) *protorekor.TransparencyLogEntry {
-	w.t.Helper()
-	entries, err := entity.TlogEntries()
-	must(w.t, err)
-	entry := entries[0].TransparencyLogEntry()
-	set, err := w.ca.RekorSignPayload(tlog.RekorPayload{
-		Body: base64.StdEncoding.EncodeToString(entry.CanonicalizedBody), IntegratedTime: entry.IntegratedTime,
-		LogIndex: entry.LogIndex, LogID: hex.EncodeToString(entry.LogId.KeyId),
-	})
-	must(w.t, err)
-	entry.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: set}
-	entry.KindVersion = &protorekor.KindVersion{Kind: "dsse", Version: "0.0.1"}
-	return entry
-}
-
 // pushBundle makes the registry have a bundle that refers to an image.
 func (l *lab) pushBundle(repo string, img v1.Image, bundle []byte) {
 	l.t.Helper()
@@ -130,43 +43,15 @@ func (l *lab) pushBundle(repo string, img v1.Image, bundle []byte) {
 	must(l.t, err)
 	size, err := img.Size()
 	must(l.t, err)
-	kind := ggcrtypes.MediaType("application/vnd.dev.sigstore.bundle.v0.3+json")
-	referrer, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, ggcrtypes.OCIManifestSchema1), kind), static.NewLayer(bundle, kind))
+	referrer, err := keyless.Referrer(bundle, v1.Descriptor{MediaType: ggcrtypes.OCIManifestSchema1, Digest: digest, Size: size})
 	must(l.t, err)
-	l.push(repo+":bundle", mutate.Subject(referrer, v1.Descriptor{MediaType: ggcrtypes.OCIManifestSchema1, Digest: digest, Size: size}).(v1.Image))
+	l.push(repo+":bundle", referrer)
 }
 
-// pushAttachment makes the registry have a signature as cosign 2 does: an image beside img, under a tag made of its digest.
-func (l *lab) pushAttachment(w sigstoreWorld, s signing, repo, name, digest string, img v1.Image) {
+// pushAttachment makes the registry have a signature of digest as cosign 2 does: an image beside img, under a tag made of its digest.
+func (l *lab) pushAttachment(w *keyless.World, s keyless.Signing, repo, name, digest string, img v1.Image) {
 	l.t.Helper()
-	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, name, digest)
-	entity, err := w.ca.SignAtTime(s.by, s.through, payload, time.Now().Add(s.after))
-	must(l.t, err)
-	content, err := entity.SignatureContent()
-	must(l.t, err)
-	verification, err := entity.VerificationContent()
-	must(l.t, err)
-	entry := w.logEntry(entity)
-	set, err := json.Marshal(map[string]any{
-		"SignedEntryTimestamp": entry.InclusionPromise.SignedEntryTimestamp,
-		"Payload": map[string]any{
-			"body": entry.CanonicalizedBody, "integratedTime": entry.IntegratedTime, "logIndex": entry.LogIndex, "logID": hex.EncodeToString(entry.LogId.KeyId),
-		},
-	})
-	must(l.t, err)
-	encode := func(der []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	}
-	authority := w.ca.FulcioCertificateAuthorities()[0].(*root.FulcioCertificateAuthority)
-	attachment, err := mutate.Append(mutate.ConfigMediaType(mutate.MediaType(empty.Image, ggcrtypes.OCIManifestSchema1), ggcrtypes.OCIConfigJSON), mutate.Addendum{
-		Layer: static.NewLayer(payload, "application/vnd.dev.cosign.simplesigning.v1+json"),
-		Annotations: map[string]string{
-			"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(content.Signature()),
-			"dev.sigstore.cosign/certificate":    encode(verification.Certificate().Raw),
-			"dev.sigstore.cosign/chain":          encode(authority.Intermediates[0].Raw) + encode(authority.Root.Raw),
-			"dev.sigstore.cosign/bundle":         string(set),
-		},
-	})
+	attachment, err := w.Attachment(s, name, digest)
 	must(l.t, err)
 	signed, err := img.Digest()
 	must(l.t, err)
@@ -177,62 +62,77 @@ func (l *lab) pushAttachment(w sigstoreWorld, s signing, repo, name, digest stri
 func TestKeylessVerdicts(t *testing.T) {
 	needMounts(t)
 	l := newLab(t)
-	w, stranger := newSigstoreWorld(t), newSigstoreWorld(t)
-	key := image.TrustKey{Type: image.KeyKeyless, Issuer: issuer, Subject: subject}
-	rule, err := image.AddTrust(l.options().TrustDirs, l.host, key, "root", w.root, "")
-	must(t, err)
+	w, stranger := newWorld(t), newWorld(t)
 	img := makeImage(t, layerTar("file", "content"))
 	digest, err := img.Digest()
 	must(t, err)
 	another := string(image.DigestOf([]byte("another")))
-	for _, test := range []struct {
-		name                   string
-		world                  sigstoreWorld
-		how                    signing
-		digest                 string
-		repository             string // that the signature names; a bundle names none
-		attachment, wantBundle bool
-	}{
-		{"right", w, right, digest.String(), "", true, true},
-		{"other-root", stranger, right, digest.String(), "", false, false},
-		{"other-subject", w, signing{"evil@team.example", issuer, signPredicate, right.after}, digest.String(), "", false, false},
-		{"longer-subject", w, signing{"ci@team.example.evil", issuer, signPredicate, right.after}, digest.String(), "", false, false},
-		{"other-issuer", w, signing{subject, "https://evil.example", signPredicate, right.after}, digest.String(), "", false, false},
-		{"certificate-expired-before", w, signing{subject, issuer, signPredicate, time.Hour}, digest.String(), "", false, false},
-		{"other-digest", w, right, another, "", false, false},
-		{"other-name", w, right, digest.String(), "elsewhere", false, true},
-		{"no-signature-but-a-statement", w, signing{subject, issuer, "https://slsa.dev/provenance/v1", right.after}, digest.String(), "", true, false},
-	} {
-		for _, form := range []string{"attachment", "bundle"} {
-			repo := form + "/" + test.name
-			l.push(repo+":1", img)
-			want := test.attachment
-			if form == "bundle" {
-				want = test.wantBundle
-				l.pushBundle(repo, img, test.world.bundle(test.how, test.digest))
-			} else {
-				named := repo
-				if test.repository != "" {
-					named = test.repository
+	for repositories, identity := range map[string]string{"mail": subject, "workflow": workflow} {
+		prefix := l.host + "/" + repositories
+		key := image.TrustKey{Type: image.KeyKeyless, Issuer: issuer, Subject: identity}
+		rule, err := image.AddTrust(l.options().TrustDirs, prefix, key, "root", w.Root, "")
+		must(t, err)
+		right := keyless.Signing{Subject: identity, Issuer: issuer, Predicate: signPredicate, After: 5 * time.Minute}
+		with := func(change func(*keyless.Signing)) keyless.Signing {
+			changed := right
+			change(&changed)
+			return changed
+		}
+		for _, test := range []struct {
+			name                   string
+			world                  *keyless.World
+			how                    keyless.Signing
+			digest                 string
+			repository             string // that the signature names; a bundle names none
+			attachment, wantBundle bool
+		}{
+			{"right", w, right, digest.String(), "", true, true},
+			{"other-root", stranger, right, digest.String(), "", false, false},
+			{"other-subject", w, with(func(s *keyless.Signing) { s.Subject = "evil@team.example" }), digest.String(), "", false, false},
+			{"other-workflow", w, with(func(s *keyless.Signing) { s.Subject = strings.Replace(workflow, "main", "evil", 1) }), digest.String(), "", false, false},
+			{"longer-subject", w, with(func(s *keyless.Signing) { s.Subject += ".evil" }), digest.String(), "", false, false},
+			{"other-issuer", w, with(func(s *keyless.Signing) { s.Issuer = "https://evil.example" }), digest.String(), "", false, false},
+			{"certificate-expired-before", w, with(func(s *keyless.Signing) { s.After = 30 * time.Minute }), digest.String(), "", false, false},
+			{"certificate-made-later", w, with(func(s *keyless.Signing) { s.After = -time.Minute }), digest.String(), "", false, false},
+			{"other-digest", w, right, another, "", false, false},
+			{"other-name", w, right, digest.String(), "elsewhere", false, true},
+			{"no-signature-but-a-statement", w, with(func(s *keyless.Signing) { s.Predicate = "https://slsa.dev/provenance/v1" }), digest.String(), "", true, false},
+		} {
+			for _, form := range []string{"attachment", "bundle"} {
+				repo := repositories + "/" + form + "/" + test.name
+				l.push(repo+":1", img)
+				want := test.attachment
+				if form == "bundle" {
+					want = test.wantBundle
+					bundle, err := test.world.Bundle(test.how, test.digest)
+					must(t, err)
+					l.pushBundle(repo, img, bundle)
+				} else {
+					named := repo
+					if test.repository != "" {
+						named = test.repository
+					}
+					l.pushAttachment(test.world, test.how, repo, l.host+"/"+named, test.digest, img)
 				}
-				l.pushAttachment(test.world, test.how, repo, l.host+"/"+named, test.digest, img)
+				got, err := l.pull(repo + ":1")
+				t.Logf("%-40s %v", repo, err)
+				if (err == nil) != want || err != nil && !errors.Is(err, ErrUntrusted) {
+					t.Errorf("%s: accepted %v, want %v: %v", repo, err == nil, want, err)
+					continue
+				}
+				if err != nil {
+					continue
+				}
+				if got.Trust.Kind != image.TrustKeyless || got.Trust.Signer != key.Identity() || got.Trust.Rule != rule.Path+": "+prefix || len(got.Trust.Signatures) != 1 {
+					t.Errorf("%s: %+v", repo, got.Trust)
+				}
+				l.verifyAgain(got)
 			}
-			got, err := l.pull(repo + ":1")
-			t.Logf("%-40s %v", repo, err)
-			if (err == nil) != want || err != nil && !errors.Is(err, ErrUntrusted) {
-				t.Errorf("%s: accepted %v, want %v: %v", repo, err == nil, want, err)
-				continue
-			}
-			if err != nil {
-				continue
-			}
-			if got.Trust.Kind != image.TrustKeyless || got.Trust.Signer != key.Identity() || got.Trust.Rule != rule.Path+": "+l.host || len(got.Trust.Signatures) != 1 {
-				t.Errorf("%s: %+v", repo, got.Trust)
-			}
-			l.verifyAgain(got)
 		}
 	}
 	// Without any, and with a bundle that is none.
+	_, err = image.AddTrust(l.options().TrustDirs, l.host, image.TrustKey{Type: image.KeyKeyless, Issuer: issuer, Subject: subject}, "root", w.Root, "")
+	must(t, err)
 	l.push("unsigned/x:1", img)
 	l.push("garbage/x:1", img)
 	l.pushBundle("garbage/x", img, []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}`))

@@ -367,20 +367,53 @@ func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatur
 	if a.bundle == nil {
 		return nil, err
 	}
-	bundles, bundlesErr := c.bundles()
-	if bundlesErr != nil {
-		return nil, fmt.Errorf("%w; bundles: %w", err, bundlesErr)
-	}
 	blob, _, manifestErr := c.Manifest(ctx)
 	if manifestErr != nil {
 		return nil, manifestErr
 	}
+	signed := image.DigestOf(blob)
+	if a.kind == image.TrustKeyless {
+		signature, attachmentErr := p.verifyAttachments(ctx, a.bundle, c, signed)
+		if attachmentErr == nil && signature != nil {
+			return [][]byte{signature}, nil
+		}
+		if attachmentErr != nil {
+			err = attachmentErr
+		}
+	}
+	bundles, bundlesErr := c.bundles()
+	if bundlesErr != nil {
+		return nil, fmt.Errorf("%w; bundles: %w", err, bundlesErr)
+	}
 	for _, b := range bundles {
-		bundleErr := a.bundle.verify(b, image.DigestOf(blob))
+		bundleErr := a.bundle.verify(b, signed)
 		if bundleErr == nil {
 			return [][]byte{b}, nil
 		}
 		err = fmt.Errorf("bundle: %w", bundleErr)
+	}
+	return nil, err
+}
+
+// verifyAttachments returns the attached signature of c by an identity that b accepts, nil if none is attached at all.
+func (p *pull) verifyAttachments(ctx context.Context, b *bundleVerifier, c candidate, signed image.Digest) ([]byte, error) {
+	err := p.ask(ctx, func() error {
+		_, err := c.UntrustedSignatures(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.UntrustedSignatures(ctx) // which it has now
+	for _, s := range all {
+		s, ok := any(s).(attachment)
+		if !ok || s.UntrustedMIMEType() != attachmentType {
+			continue
+		}
+		if err = b.verifyAttachment(s, p.ref.Repository(), signed); err == nil {
+			return encodeSignature(s), nil
+		}
+		err = fmt.Errorf("signature: %w", err)
 	}
 	return nil, err
 }
@@ -415,11 +448,7 @@ func encodeSignature(s any) []byte {
 	switch s := s.(type) {
 	case interface{ UntrustedSignature() []byte }:
 		return s.UntrustedSignature()
-	case interface {
-		UntrustedMIMEType() string
-		UntrustedPayload() []byte
-		UntrustedAnnotations() map[string]string
-	}:
+	case attachment:
 		data, err := json.Marshal(struct {
 			MIMEType    string            `json:"mimeType"`
 			Payload     []byte            `json:"payload"`

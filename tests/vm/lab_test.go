@@ -203,6 +203,18 @@ func TestCommand(t *testing.T) {
 	})
 }
 
+// buildCommand builds a command that a test puts into the lab, from its folder, and gives the file.
+func buildCommand(t *testing.T, folder string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "command")
+	build := exec.Command("go", "build", "-tags", "containers_image_openpgp", "-o", file, folder)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return file
+}
+
 func TestSideBySide(t *testing.T) {
 	var labs [4]*Machine
 	var booting sync.WaitGroup
