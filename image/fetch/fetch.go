@@ -113,6 +113,7 @@ type pull struct {
 	system   *types.SystemContext
 	stored   *image.Image // that is verified again; nil when one is fetched
 	watchdog *watchdog
+	gate     *gate
 	budget   budget
 	verified *verified // of ACIs, which are verified before
 }
@@ -412,7 +413,8 @@ func (p *pull) systemContext(rules *ruleSet) (*types.SystemContext, func(), erro
 		sys.AuthFilePath = os.Getenv("REGISTRY_AUTH_FILE") // containers-auth.json(5); podman and skopeo read it themselves too
 	}
 	if sys.DockerProxy == nil && sys.DockerProxyURL == nil {
-		sys.DockerProxy = (&gate{watchdog: p.watchdog, secure: map[string]bool{}}).proxy
+		p.gate = &gate{watchdog: p.watchdog, secure: map[string]bool{}, blobs: -1}
+		sys.DockerProxy = p.gate.proxy
 	}
 	if p.InsecureImage || !rules.attachments && rules.lookaside == "" {
 		return &sys, func() {}, nil

@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	openpgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	containersimage "go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
@@ -344,13 +348,18 @@ func (p *pull) judge(ctx context.Context, rules *ruleSet, candidates ...candidat
 
 // verify returns the signatures by which c meets a.
 func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatures [][]byte, err error) {
+	if a.kind != image.TrustInsecure {
+		if err := p.fetchSignatures(ctx, c); err != nil {
+			return nil, err
+		}
+	}
 	err = errors.New("no signature that this rule can go by")
 	if a.requirements != nil {
 		var unparsed types.UnparsedImage = c
 		if a.byName || p.from == (Source{}) { // what is stored has no name of its own either
 			unparsed = containersimage.UnparsedInstanceWithReference(c.UnparsedImage, p.named)
 		}
-		err = p.ask(ctx, func() error { return a.verify(ctx, unparsed) })
+		err = a.verify(ctx, unparsed)
 	}
 	if err == nil && a.kind == image.TrustInsecure {
 		return nil, nil
@@ -395,16 +404,36 @@ func (p *pull) verify(ctx context.Context, a alternative, c candidate) (signatur
 	return nil, err
 }
 
-// verifyAttachments returns the attached signature of c by an identity that b accepts, nil if none is attached at all.
-func (p *pull) verifyAttachments(ctx context.Context, b *bundleVerifier, c candidate, signed image.Digest) ([]byte, error) {
-	err := p.ask(ctx, func() error {
-		_, err := c.UntrustedSignatures(ctx)
+// fetchSignatures makes c have its signatures of the kinds that containers/image knows, and refuses what would take memory without end: that
+// module bounds each one, but not how many are beside an image nor what an OpenPGP message is when it is uncompressed.
+func (p *pull) fetchSignatures(ctx context.Context, c candidate) error {
+	return p.ask(ctx, func() error {
+		p.gate.limitBlobs(maxSignatures)
+		defer p.gate.limitBlobs(-1)
+		all, err := c.UntrustedSignatures(ctx)
+		for _, s := range all {
+			if simple, ok := any(s).(interface{ UntrustedSignature() []byte }); ok && isBomb(simple.UntrustedSignature()) {
+				return fmt.Errorf("signature: %w", openpgperrors.ErrMessageTooLarge)
+			}
+		}
 		return err
 	})
-	if err != nil {
-		return nil, err
+}
+
+// isBomb says whether an OpenPGP message is larger than what it may be once it is uncompressed. What is wrong with it otherwise, the
+// verification will say.
+func isBomb(message []byte) bool {
+	limit := int64(image.MaxBlob)
+	m, err := openpgp.ReadMessage(bytes.NewReader(message), openpgp.EntityList{}, nil, &packet.Config{MaxDecompressedMessageSize: &limit})
+	if err == nil {
+		_, err = io.Copy(io.Discard, m.UnverifiedBody)
 	}
-	all, err := c.UntrustedSignatures(ctx) // which it has now
+	return errors.Is(err, openpgperrors.ErrMessageTooLarge)
+}
+
+// verifyAttachments returns the attached signature of c by an identity that b accepts, nil if none is attached at all.
+func (p *pull) verifyAttachments(ctx context.Context, b *bundleVerifier, c candidate, signed image.Digest) ([]byte, error) {
+	all, err := c.UntrustedSignatures(ctx)
 	for _, s := range all {
 		s, ok := any(s).(attachment)
 		if !ok || s.UntrustedMIMEType() != attachmentType {

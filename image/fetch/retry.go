@@ -115,6 +115,17 @@ type gate struct {
 	watchdog *watchdog
 	mu       sync.Mutex
 	secure   map[string]bool // hosts that were spoken to by TLS
+	blobs    int             // how many more may be asked for; negative for any number
+}
+
+// limitBlobs says how many blobs may be asked for from now on, in signatures; any number if n is negative.
+func (g *gate) limitBlobs(n int) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.blobs = n
 }
 
 // proxy gives the proxy for a request, as the environment says, unless the request must not be made: a redirect of a host's from
@@ -124,6 +135,12 @@ func (g *gate) proxy(u *url.URL) (*url.URL, error) {
 	defer g.watchdog.end()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.blobs >= 0 && strings.Contains(u.Path, "/blobs/") {
+		if g.blobs == 0 {
+			return nil, fmt.Errorf("more than %d signatures", maxSignatures)
+		}
+		g.blobs--
+	}
 	switch {
 	case u.Scheme == "https" && u.Path == "/v2/":
 		// The greeting, without credentials: a registry that is marked insecure is greeted again without TLS.
