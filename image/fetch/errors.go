@@ -186,7 +186,7 @@ func printable(s string) string {
 	}
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t':
+		case unicode.IsSpace(r):
 			return ' '
 		case !unicode.IsPrint(r):
 			return unicode.ReplacementChar

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -174,6 +175,9 @@ func (p *pull) run(ctx context.Context) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkUnambiguous(configBlob); err != nil {
+		return nil, fmt.Errorf("image configuration: %w", err)
+	}
 	img.ConfigDigest = image.DigestOf(configBlob)
 	if img.Platform, img.Config, img.Layers, err = image.ParseConfig(configBlob); err != nil {
 		return nil, err
@@ -273,6 +277,9 @@ func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*c
 		if err != nil {
 			return nil, err
 		}
+		if _, err := image.ParseDigest(digest.String()); err != nil {
+			return nil, fmt.Errorf("index: %w", err)
+		}
 		m.index, m.list = m.image, m.blob
 		m.image = containersimage.UnparsedInstance(p.source, &digest)
 		if m.blob, err = p.store.Blob(image.Digest(digest)); err == nil {
@@ -286,12 +293,20 @@ func (p *pull) chooseManifest(ctx context.Context, sys *types.SystemContext) (*c
 }
 
 func (p *pull) readManifest(ctx context.Context, m *chosenManifest) error {
-	return p.ask(ctx, func() (err error) {
-		if m.blob, m.mimeType, err = m.image.Manifest(ctx); err != nil {
-			return err
-		}
-		return checkObjects(m.blob)
+	err := p.ask(ctx, func() (err error) {
+		m.blob, m.mimeType, err = m.image.Manifest(ctx)
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	if err := checkObjects(m.blob); err != nil {
+		return err
+	}
+	if err := checkUnambiguous(m.blob); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	return nil
 }
 
 // checkObjects refuses a manifest or index that would take hundreds of times its size in memory.
@@ -316,6 +331,14 @@ func (p *pull) parts(m *chosenManifest) (config types.BlobInfo, layers []types.B
 	parsed, err := manifest.FromBlob(m.blob, m.mimeType)
 	if err != nil {
 		return config, nil, err
+	}
+	// What is stored goes by what it says itself.
+	var says struct{ MediaType string }
+	if err := json.Unmarshal(m.blob, &says); err != nil {
+		return config, nil, err
+	}
+	if says.MediaType != "" && says.MediaType != m.mimeType {
+		return config, nil, fmt.Errorf("manifest of type %q says that it is %q", m.mimeType, says.MediaType)
 	}
 	config = parsed.ConfigInfo()
 	if config.MediaType != v1.MediaTypeImageConfig && config.MediaType != manifest.DockerV2Schema2ConfigMediaType {

@@ -8,7 +8,7 @@ import (
 
 // TestPullACI is rkt's own images, from a publisher's site with discovery tags and from files.
 func TestPullACI(t *testing.T) {
-	server := buildWebserver(t)
+	server := buildCommand(t, "./webserver")
 	Suites(t, func(t *testing.T, m *Machine) {
 		authority, certificate, key, err := makeCertificates("app.test")
 		if err != nil {

@@ -1,24 +1,9 @@
 package vm
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 )
-
-// buildWebserver builds ./webserver and gives its path.
-func buildWebserver(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "webserver")
-	build := exec.Command("go", "build", "-o", program, "./webserver")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, output)
-	}
-	return program
-}
 
 // registryAt starts one more registry with what is in that of Registry, under a name of its own, with more in its configuration. It gives the certificate
 // of the authority that vouches for it, which the lab does not trust.
@@ -49,7 +34,7 @@ http:
 
 // TestProxy is hosts that only a proxy knows, which wants a password.
 func TestProxy(t *testing.T) {
-	webserver := buildWebserver(t)
+	webserver := buildCommand(t, "./webserver")
 	Suites(t, func(t *testing.T, m *Machine) {
 		m.Registry()
 		m.Copy(webserver, "/usr/local/bin/webserver")

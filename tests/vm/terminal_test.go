@@ -146,7 +146,7 @@ func TestShortNamePrompt(t *testing.T) {
 
 // How far a pull is, on a terminal and in a pipe, and what is left when it is interrupted.
 func TestPullProgress(t *testing.T) {
-	webserver := buildWebserver(t)
+	webserver := buildCommand(t, "./webserver")
 	Suites(t, func(t *testing.T, m *Machine) {
 		m.Registry()
 		names := m.sharedImages(1)

@@ -74,6 +74,9 @@ func TestVerdicts(t *testing.T) {
 				if kind == "cosign" && m.Suite == Trixie { // its cosign 2 makes attachments, which go into dir: and which skopeo knows
 					want = strings.NewReplacer("/+", "/ ", "/-", "/ ").Replace(v.want[1])
 				}
+				if v.row == "subkey" && m.Suite == Trixie { // its skopeo (1.18) takes the signing key for the whole key
+					want = strings.ReplaceAll(want, "/+", "/-")
+				}
 				line += fmt.Sprintf(" %-18s", verdict)
 				if verdict != want {
 					t.Errorf("%s, %s: got %q, want %q", v.row, kind, verdict, want)
