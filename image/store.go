@@ -243,6 +243,9 @@ func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
 // Writer adds to the store. Any number may be at work at the same time, in this process and in others. What a Writer has
 // added stays until it is closed, also if no image needs it yet.
 type Writer struct {
+	// Repair has [Writer.AddLayer] verify a layer that is stored already, and replace it if it is damaged.
+	Repair bool
+
 	store   *Store
 	dir     *os.File    // its directory in tmp/, locked
 	full    atomic.Bool // there was no space for something
@@ -415,7 +418,7 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	if err := w.claim(ctx, diffID); err != nil {
 		return err
 	}
-	if w.store.HasLayer(diffID) {
+	if w.hasLayer(diffID) {
 		return nil
 	}
 	dir := w.store.path("tmp", layerName(diffID))
@@ -424,8 +427,8 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 		return err
 	}
 	defer lock.Close()
-	defer os.RemoveAll(dir) // while locked; when all went well nothing is there any more
-	if w.store.HasLayer(diffID) {
+	defer os.RemoveAll(dir) // while locked; when all went well nothing is there any more, or what was damaged
+	if w.hasLayer(diffID) {
 		return nil
 	}
 	backend, err := w.backend()
@@ -464,10 +467,41 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	if err := syncDir(dir); err != nil {
 		return err
 	}
-	if err := os.Rename(dir, w.store.layerDir(diffID)); err != nil {
+	if err := w.nameLayer(dir, diffID); err != nil {
 		return err
 	}
 	return syncDir(w.store.path("layers"))
+}
+
+// hasLayer says whether there is nothing to be added.
+func (w *Writer) hasLayer(diffID Digest) bool {
+	return w.store.HasLayer(diffID) && (!w.Repair || w.store.VerifyLayer(diffID) == nil)
+}
+
+// nameLayer makes what is in dir the layer. What was damaged is in dir then.
+func (w *Writer) nameLayer(dir string, diffID Digest) error {
+	to := w.store.layerDir(diffID)
+	if _, err := os.Lstat(to); err != nil || !w.Repair {
+		return os.Rename(dir, to)
+	}
+	unlock, err := w.store.lock(context.Background(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// An EROFS that is mounted keeps its files; a directory would be gone under the machine.
+	if backendOf(to) == (dirsBackend{}) {
+		uses, err := w.store.machineUses()
+		if err != nil {
+			return err
+		}
+		for _, use := range uses {
+			if slices.Contains(use.image.Layers, diffID) {
+				return fmt.Errorf("machine %s uses it; to end that: machinectl-lite terminate %s", use.machine, use.machine)
+			}
+		}
+	}
+	return unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 }
 
 // AddImage stores the record of an image whose layers and blobs are stored; it fills in what follows from them. The error

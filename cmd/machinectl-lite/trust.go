@@ -143,6 +143,9 @@ func (f trustFlags) addKeys(file string) error {
 		for _, id := range key.UserIDs {
 			fmt.Fprintf(os.Stderr, "    calls itself %s\n", printable.Line(id))
 		}
+		for _, fault := range key.Faults {
+			fmt.Fprintf(os.Stderr, "    WARNING: %s\n", fault)
+		}
 	}
 	if err := f.confirm(); err != nil {
 		return err

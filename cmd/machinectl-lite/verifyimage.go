@@ -12,7 +12,7 @@ import (
 )
 
 func verifyImageCommand() *cobra.Command {
-	var policyOnly bool
+	var policyOnly, repair bool
 	cmd := &cobra.Command{
 		Use:   "verify-image NAME...",
 		Short: "Check stored images again: who signed them, and every byte",
@@ -20,24 +20,33 @@ func verifyImageCommand() *cobra.Command {
 signatures must be acceptable; who signed an image, the rule that accepts it and when it was last checked are shown. Every byte that is stored
 of it is held against its digest: manifest, index, configuration, signatures, layers, and what was derived of them.
 
+With --repair, what is damaged of layers, manifests and configurations is fetched again from where the image came, and takes the place of what
+was there at once or not at all. It must be the very same, so neither the image nor its name changes, and all images that share a layer have it
+repaired. Machines that run go on with what they have.
+
 nspawnd-run has the first part done when a rule or a key has changed since the last time, and starts nothing that is refused.
 
 Exit status: 0 if all is well, 1 otherwise, with one line for each fault on standard error.`,
 		Example: `  machinectl-lite verify-image registry.example/team/web
-  machinectl-lite verify-image --json=pretty web db`,
+  machinectl-lite verify-image --json=pretty web db
+  machinectl-lite verify-image --repair web`,
 		Args:              imageNames(1, -1),
 		ValidArgsFunction: completeImages(-1),
-		RunE:              func(cmd *cobra.Command, names []string) error { return verifyImages(cmd.Context(), names, policyOnly) },
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return verifyImages(cmd.Context(), names, policyOnly, repair)
+		},
 	}
 	cmd.Flags().BoolVar(&policyOnly, "policy-only", false, "Ask the rules alone, and show nothing but what is wrong")
+	cmd.Flags().BoolVar(&repair, "repair", false, "Fetch again what is damaged")
+	cmd.MarkFlagsMutuallyExclusive("policy-only", "repair")
 	return cmd
 }
 
-func verifyImages(ctx context.Context, names []string, policyOnly bool) error {
+func verifyImages(ctx context.Context, names []string, policyOnly, repair bool) error {
 	t := table{header: []string{"NAME", "TRUST", "SIGNER", "RULE", "CHECKED", "RESULT"}}
 	var faulty failures
 	err := forEachImage(names, func(store *image.Store, img *image.Image) error {
-		faults := verifyImage(ctx, store, img, policyOnly)
+		faults := verifyImage(ctx, store, img, policyOnly, repair)
 		result, trust := "ok", img.Trust
 		if faults != nil {
 			result = "FAILED"
@@ -68,7 +77,12 @@ func verifyImages(ctx context.Context, names []string, policyOnly bool) error {
 }
 
 // verifyImage returns what is wrong with an image, and stores why it is accepted if that has to be known anew.
-func verifyImage(ctx context.Context, store *image.Store, img *image.Image, policyOnly bool) (faults failures) {
+func verifyImage(ctx context.Context, store *image.Store, img *image.Image, policyOnly, repair bool) (faults failures) {
+	if repair && fetch.VerifyContent(store, img) != nil {
+		if err := fetch.Repair(ctx, store, img, fetch.Options{}); err != nil {
+			faults = append(faults, withAdvice(err))
+		}
+	}
 	trust, err := fetch.Recheck(ctx, store, img, fetch.Options{})
 	if err != nil {
 		faults = append(faults, withAdvice(err))
@@ -78,9 +92,12 @@ func verifyImage(ctx context.Context, store *image.Store, img *image.Image, poli
 	if policyOnly {
 		return faults
 	}
+	help := "verify-image --repair " + img.Reference.String()
+	if repair { // signatures, the index and the record are none of the image itself
+		help = fetch.PullCommand(img)
+	}
 	for _, err := range fetch.VerifyContent(store, img) {
-		faults = append(faults, fmt.Errorf("image %s: %w; to replace it: machinectl-lite remove %s && machinectl-lite %s",
-			img.Reference, err, img.Reference, fetch.PullCommand(img)))
+		faults = append(faults, fmt.Errorf("image %s: %w; to repair it: machinectl-lite %s", img.Reference, err, help))
 	}
 	return faults
 }

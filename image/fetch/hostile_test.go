@@ -30,6 +30,16 @@ func (l *lab) serve(documents map[string]rawTaggable) {
 	})
 }
 
+// manyLabels is a configuration of as many labels as there is space for, each with a name of its own.
+func manyLabels() string {
+	const room = len(`"123456":"",`)
+	var labels []string
+	for i := range image.MaxBlob/room - 100 {
+		labels = append(labels, fmt.Sprintf(`"%06d":""`, i))
+	}
+	return `{"rootfs":{"type":"layers"},"config":{"Labels":{` + strings.Join(labels, ",") + "}}}"
+}
+
 // Documents that are as deep or as full as 4 MiB can be are refused, or taken if they are right, soon and in few words.
 func TestDeepAndHuge(t *testing.T) {
 	needMounts(t)
@@ -103,7 +113,7 @@ func TestDeepAndHuge(t *testing.T) {
 	}
 	for name, config := range map[string]string{
 		"manyvariables": fill(`{"rootfs":{"type":"layers"},"config":{"Env":[`, `"",`, "]}}"),
-		"manylabels":    fill(`{"rootfs":{"type":"layers"},"config":{"Labels":{`, `"a":"",`, "}}}"),
+		"manylabels":    manyLabels(),
 		"muchhistory":   fill(`{"rootfs":{"type":"layers"},"history":[`, `{},`, "]}"),
 	} {
 		l.push(name+":"+name, customImage(t, types.OCILayer, []byte(config)))

@@ -27,6 +27,7 @@ type Key struct {
 	UserIDs     []string  // of an OpenPGP key; anybody can write anything there
 	Data        []byte    // the key alone, as containers/image reads it
 	Expires     time.Time // the first of an OpenPGP key's parts that is still valid; zero for never
+	Faults      []string  // why an OpenPGP key can't sign any more: "is revoked", "has expired"
 }
 
 // ParseKeys reads a file of public keys: OpenPGP ones, armoured or not, or one PEM public key as cosign writes it.
@@ -55,6 +56,7 @@ func ParseKeys(data []byte) ([]Key, error) {
 			Fingerprint: strings.ToUpper(hex.EncodeToString(entity.PrimaryKey.Fingerprint)),
 			Data:        public.Bytes(),
 			Expires:     expiry(entity, time.Now()),
+			Faults:      faults(entity, time.Now()),
 		}
 		for name := range entity.Identities {
 			key.UserIDs = append(key.UserIDs, name)
@@ -82,6 +84,17 @@ func expiry(entity *openpgp.Entity, now time.Time) (first time.Time) {
 		add(subkey.PublicKey, subkey.Sig)
 	}
 	return first
+}
+
+// faults are why nothing that the key signs is good.
+func faults(entity *openpgp.Entity, now time.Time) (faults []string) {
+	if entity.Revoked(now) {
+		faults = append(faults, "is revoked")
+	}
+	if signature, err := entity.PrimarySelfSignature(); err == nil && entity.PrimaryKey.KeyExpired(signature, now) {
+		faults = append(faults, "has expired")
+	}
+	return faults
 }
 
 // earlier is the first of two times, of which zero is never.

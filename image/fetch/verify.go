@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -188,6 +189,82 @@ func VerifyContent(store *image.Store, img *image.Image) (faults []error) {
 		fault(store.VerifyLayer(layer))
 	}
 	return faults
+}
+
+// Repair fetches what is damaged of an image again, from where it came: its layers, manifest and configuration. They have to be the very same, so
+// no rule is asked and the record stays as it is. Other images that have such a layer are repaired with it. The error is an *[Error].
+func Repair(ctx context.Context, store *image.Store, img *image.Image, options Options) error {
+	options.Platform = img.Platform
+	p := newPull(store, options)
+	p.ref = img.VerifiedAs()
+	ctx, p.watchdog = withWatchdog(ctx, patience)
+	defer p.watchdog.stop()
+	if err := p.repair(ctx, img); err != nil {
+		return p.explain(ctx, err)
+	}
+	return nil
+}
+
+func (p *pull) repair(ctx context.Context, img *image.Image) (err error) {
+	if len(img.ACI) > 0 {
+		return errors.New("an ACI can't be repaired, since its file is not kept; remove it and pull it again")
+	}
+	sys, cleanup, err := p.systemContext(&ruleSet{})
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	p.system = sys
+	if img.Trust.From == "" {
+		p.ref = p.ref.WithDigest(img.ManifestDigest) // whatever has that name now
+	}
+	if p.named, err = named(p.ref); err != nil {
+		return err
+	}
+	if img.Trust.From == "" {
+		p.source, err = p.newSource(ctx, sys)
+	} else if p.from, _, err = ParseSource(img.Trust.From); err == nil {
+		p.source, _, err = p.from.open(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	defer p.source.Close()
+	if files, ok := p.source.(*fileSource); ok {
+		files.name = p.named
+	}
+	m, err := p.chooseManifest(ctx, sys)
+	if err == nil && m.digest != img.ManifestDigest {
+		err = fmt.Errorf("is another one now, %s", m.digest)
+	}
+	if err != nil {
+		return err
+	}
+	config, layers, err := p.parts(m)
+	if err != nil {
+		return err
+	}
+	if len(layers) != len(img.Layers) {
+		return fmt.Errorf("manifest has %d layers, the record %d", len(layers), len(img.Layers))
+	}
+	writer, err := p.store.Writer()
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	writer.Repair = true
+	if _, err := writer.AddBlob(m.blob); err != nil {
+		return err
+	}
+	if _, err := p.config(ctx, writer, config); err != nil {
+		return err
+	}
+	for i, layer := range layers {
+		if err := writer.AddLayer(ctx, img.Layers[i], func() (io.ReadCloser, error) { return p.openLayer(ctx, layer) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkManifest(blob []byte, img *image.Image) error {

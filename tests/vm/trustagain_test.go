@@ -62,6 +62,27 @@ func TestTrustAgain(t *testing.T) {
 			outcome{"rm /etc/containers/policy.json; nspawnd-run " + unsigned + " echo insecure", 0, "insecure\n", ""},
 		)
 
+		// A key that has been revoked since, and one that expires while its image is stored.
+		m.must(`systemctl start lab-registry
+			gpg --quiet --batch --passphrase "" --quick-generate-key "revoked <revoked@registry.test>" rsa2048 sign never
+			gpg --quiet --batch --passphrase "" --quick-generate-key "short <short@registry.test>" rsa2048 sign seconds=40
+			for who in revoked short; do
+				gpg --quiet --batch --armor --export "<$who@registry.test>" > /tmp/$who.asc
+				skopeo --insecure-policy copy --quiet --sign-by $who@registry.test docker://` + tiny + `:1 docker://` + RegistryAddress + `/keys/$who:1
+				machinectl-lite trust add --yes --prefix ` + RegistryAddress + `/keys/$who /tmp/$who.asc
+				machinectl-lite pull-oci --quiet ` + RegistryAddress + `/keys/$who:1
+				nspawnd-run ` + RegistryAddress + `/keys/$who:1 true
+			done
+			sed 's/^:---/---/' ~/.gnupg/openpgp-revocs.d/$(gpg --with-colons --list-keys "<revoked@registry.test>" | awk -F: '$1 == "fpr" { print $10; exit }').rev | gpg --quiet --batch --import
+			gpg --quiet --batch --armor --export "<revoked@registry.test>" > /tmp/revoked.asc
+			systemctl stop lab-registry`)
+		m.expect(t,
+			outcome{"machinectl-lite trust add --yes --prefix " + RegistryAddress + "/keys/revoked /tmp/revoked.asc", 0, "//", "/is revoked\n/"},
+			outcome{"nspawnd-run " + RegistryAddress + "/keys/revoked:1 true", 125, "", "/not trusted: .*revoked/"},
+			outcome{"machinectl-lite verify-image keys/revoked:1", 1, "/FAILED/", "/not trusted/"},
+			outcome{"await() { until \"$@\"; do sleep 1; done; }; await eval '! nspawnd-run " + RegistryAddress + "/keys/short:1 true 2>/dev/null'; nspawnd-run " + RegistryAddress + "/keys/short:1 true", 125, "", "/not trusted: .*expired/"},
+		)
+
 		// When no rule has changed, no other process is started: the second start has the stamp of the first.
 		m.expect(t,
 			outcome{"nspawnd-run " + tiny + " true", 0, "", ""},
@@ -87,6 +108,18 @@ func TestTrustAgain(t *testing.T) {
 				grep -E 'damaged|differs|digest' /tmp/said
 				cp -a /tmp/good "$file"; machinectl-lite verify-image ` + tiny)
 		}
+		// A layer that two images share: what is advised repairs both, also while a machine runs on it.
+		m.must("systemctl start lab-registry")
+		m.expect(t,
+			outcome{"nspawnd-run --detach --name on-damaged " + tiny + " sleep 1000", 0, "//", ""},
+			outcome{"layer=/var/lib/nspawnd/layers/sha256-$(jq -r '.layers[0]' /var/lib/nspawnd/images/" + tiny + ":latest.json | cut -d: -f2); " +
+				"printf X | dd of=$layer/layer.tar bs=1 seek=600 conv=notrunc status=none; machinectl-lite verify-image " + tiny + " " + unsigned, 1, "/FAILED\n.*FAILED\n/",
+				"/(?s)layer .*damaged.*; to repair it: machinectl-lite verify-image --repair " + tiny + ":latest\n.*--repair " + unsigned + ":latest\n$/"},
+			outcome{"machinectl-lite verify-image --repair " + tiny, 0, "/ok\n/", ""},
+			outcome{"machinectl-lite verify-image " + tiny + " " + unsigned, 0, "/ok\n.*ok\n/", ""},
+			outcome{"machinectl-lite exec on-damaged echo still there; machinectl-lite terminate on-damaged", 0, "/still there/", "//"},
+			outcome{"nspawnd-run " + unsigned + " echo repaired; ls /var/lib/nspawnd/tmp", 0, "repaired\n", ""},
+		)
 		m.expect(t, outcome{"record=/var/lib/nspawnd/images/" + tiny + ":latest.json; sed -i 's/\"PATH=[^\"]*\"/\"PATH=.evil\"/' $record; " +
 			"machinectl-lite verify-image " + tiny, 1, "/FAILED/", "/record: differs from the configuration/"})
 	})
