@@ -66,8 +66,17 @@ func TestAmbiguousManifests(t *testing.T) {
 			t.Errorf("%s: took %v", test.name, took)
 		}
 	}
-	if err := checkUnambiguous(bytes.Repeat([]byte("["), image.MaxBlob)); err == nil {
-		t.Error("nothing that ends")
+	for document, want := range map[string]string{
+		"{": "", "": "", `"a"`: "", `{"a":{"a":"a"},"b":["a","a",{"a":1}]}`: "",
+		`{"a" : 1, "\u0061"` + "\t" + `: 2}`:                `has "a" twice`,
+		`{"a\"":1,"a\\":2,"a\"":3}`:                         `has "a\"" twice`,
+		`{"labels":{"x":1,"x":2}}`:                          `has "x" twice`,
+		`{"labels":[{"x":1,"X":2}]}`:                        `has "X" twice`,
+		strings.Repeat("[", 101) + strings.Repeat("]", 101): "objects in each other",
+	} {
+		if err := checkUnambiguous([]byte(document)); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", document, err)
+		}
 	}
 	// Labels are named by users.
 	if err := checkUnambiguous([]byte(`{"a":[{"b":1},{"b":2}],"annotations":{"x":"1","X":"2"},"A_":{}}`)); err != nil {

@@ -48,8 +48,7 @@ http:
 `), 0o644)
 	// What update-ca-certificates does, in a hundredth of the time.
 	m.must("cat /usr/local/share/ca-certificates/lab.crt >> /etc/ssl/certs/ca-certificates.crt")
-	m.must(`systemd-run --quiet --unit=lab-registry --property=Type=exec --description="The test images' registry" \
-		--setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/registry/config.yml`)
+	m.must(startRegistry)
 	m.Eventually(10*time.Second, "the registry answers", func() bool {
 		return m.Run("curl", "--silent", "--fail", "https://"+RegistryAddress+"/v2/").Status == 0
 	})
@@ -65,6 +64,12 @@ http:
 	m.must(push)
 	return RegistryAddress
 }
+
+// startRegistry starts the registry, also again.
+const startRegistry = `systemd-run --quiet --unit=lab-registry --property=Type=exec --description="The test images' registry" \
+	--setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/registry/config.yml
+	for _ in $(seq 100); do curl --silent --fail --output /dev/null https://registry.test:5000/v2/ && break; sleep 0.1; done
+`
 
 // must runs a shell script in the lab and fails the test if that fails.
 func (m *Machine) must(script string) string {
