@@ -205,7 +205,7 @@ func TestTrustAdd(t *testing.T) {
 		{trustFlags{prefix: "a.test", yes: true}, "/dev/null", "no key in it"},
 		{trustFlags{prefix: "a.test/team", yes: true}, key, ""},
 	} {
-		err := test.flags.add([]string{test.file})
+		err := test.flags.add(t.Context(), []string{test.file})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%+v: %v", test.flags, err)
 		}

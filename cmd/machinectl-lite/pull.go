@@ -136,6 +136,18 @@ func ask(ctx context.Context, name string, refs []image.Reference) ([]image.Refe
 		fmt.Fprintf(os.Stderr, "  %d  %s\n", i+1, ref)
 	}
 	fmt.Fprintf(os.Stderr, "Which one? [1-%d] ", len(refs))
+	line, err := readAnswer(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("image name %q: %w", name, err)
+	}
+	if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(refs) {
+		return refs[n-1 : n], nil
+	}
+	return nil, fmt.Errorf("image name %q: none was chosen", name)
+}
+
+// readAnswer reads the line that answers a question on standard error; "" if the input ends. The error is [fetch.ErrInterrupted].
+func readAnswer(ctx context.Context) (string, error) {
 	answer := make(chan string, 1)
 	go func() {
 		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
@@ -146,13 +158,10 @@ func ask(ctx context.Context, name string, refs []image.Reference) ([]image.Refe
 	}()
 	select {
 	case line := <-answer:
-		if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(refs) {
-			return refs[n-1 : n], nil
-		}
-		return nil, fmt.Errorf("image name %q: none was chosen", name)
+		return line, nil
 	case <-ctx.Done():
 		fmt.Fprintln(os.Stderr)
-		return nil, fmt.Errorf("image name %q: %w", name, fetch.ErrInterrupted)
+		return "", fetch.ErrInterrupted
 	}
 }
 

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -68,7 +68,7 @@ and not without.`,
   machinectl-lite trust add --prefix ghcr.io/team --issuer https://token.actions.githubusercontent.com \
     --identity https://github.com/team/app/.github/workflows/release.yml@refs/heads/main --root-of-trust trusted_root.json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return flags.add(args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return flags.add(cmd.Context(), args) },
 	}
 	cmd.Flags().StringVar(&flags.prefix, "prefix", "", "Trust the key for images whose names begin with `prefix`")
 	cmd.Flags().StringVar(&flags.keyType, "type", "", "Refuse the key unless its `type` is gpg or sigstore")
@@ -80,7 +80,7 @@ and not without.`,
 	return cmd
 }
 
-func (f trustFlags) add(args []string) error {
+func (f trustFlags) add(ctx context.Context, args []string) error {
 	if f.prefix == "" {
 		return errors.New("trust add: which images is it for? Say --prefix=HOST/PATH")
 	}
@@ -95,13 +95,13 @@ func (f trustFlags) add(args []string) error {
 		return fmt.Errorf("--type=%s: must be gpg or sigstore, and is about key files", f.keyType)
 	}
 	if keyless {
-		return f.addIdentity()
+		return f.addIdentity(ctx)
 	}
-	return f.addKeys(args[0])
+	return f.addKeys(ctx, args[0])
 }
 
 // addIdentity adds an identity with a copy of its root.
-func (f trustFlags) addIdentity() error {
+func (f trustFlags) addIdentity(ctx context.Context) error {
 	data, err := os.ReadFile(f.root)
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (f trustFlags) addIdentity() error {
 	for _, authority := range authorities {
 		fmt.Fprintf(os.Stderr, "    certified by %s\n", printable.Line(authority))
 	}
-	if err := f.confirm(); err != nil {
+	if err := f.confirm(ctx); err != nil {
 		return err
 	}
 	key := image.TrustKey{Type: image.KeyKeyless, Issuer: f.issuer, Subject: f.identity}
@@ -126,7 +126,7 @@ func (f trustFlags) addIdentity() error {
 	return nil
 }
 
-func (f trustFlags) addKeys(file string) error {
+func (f trustFlags) addKeys(ctx context.Context, file string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (f trustFlags) addKeys(file string) error {
 			fmt.Fprintf(os.Stderr, "    WARNING: %s\n", fault)
 		}
 	}
-	if err := f.confirm(); err != nil {
+	if err := f.confirm(ctx); err != nil {
 		return err
 	}
 	var rule image.TrustRule
@@ -161,7 +161,7 @@ func (f trustFlags) addKeys(file string) error {
 }
 
 // confirm asks on a terminal; without one, silence is not consent.
-func (f trustFlags) confirm() error {
+func (f trustFlags) confirm(ctx context.Context) error {
 	if f.yes {
 		return nil
 	}
@@ -169,8 +169,11 @@ func (f trustFlags) confirm() error {
 		return errors.New("trust add: compare what is shown, then say --yes: there is no terminal to ask on")
 	}
 	fmt.Fprintf(os.Stderr, "Trust this for images whose names begin with %s? [y/N] ", printable.Line(f.prefix))
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+	answer, err := readAnswer(ctx)
+	if err != nil {
+		return fmt.Errorf("trust add: %w: nothing changed", err)
+	}
+	if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
 		return errors.New("trust add: nothing changed")
 	}
 	return nil

@@ -77,9 +77,8 @@ func expiry(entity *openpgp.Entity, now time.Time) (first time.Time) {
 			first = earlier(first, end)
 		}
 	}
-	if signature, err := entity.PrimarySelfSignature(); err == nil {
-		add(entity.PrimaryKey, signature)
-	}
+	signature, _ := entity.PrimarySelfSignature()
+	add(entity.PrimaryKey, signature)
 	for _, subkey := range entity.Subkeys {
 		add(subkey.PublicKey, subkey.Sig)
 	}
@@ -91,7 +90,7 @@ func faults(entity *openpgp.Entity, now time.Time) (faults []string) {
 	if entity.Revoked(now) {
 		faults = append(faults, "is revoked")
 	}
-	if signature, err := entity.PrimarySelfSignature(); err == nil && entity.PrimaryKey.KeyExpired(signature, now) {
+	if signature, _ := entity.PrimarySelfSignature(); signature != nil && entity.PrimaryKey.KeyExpired(signature, now) {
 		faults = append(faults, "has expired")
 	}
 	return faults

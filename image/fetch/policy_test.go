@@ -2,13 +2,17 @@ package fetch
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -381,4 +385,32 @@ func FuzzParseKeys(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A key that expires while its image is stored: the decision stands until then and no longer.
+func TestKeyExpires(t *testing.T) {
+	needMounts(t)
+	l := newLab(t)
+	const lifetime = 5 // seconds
+	key, err := openpgp.NewEntity("Short", "", "short@example", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, DefaultHash: crypto.SHA256, KeyLifetimeSecs: lifetime})
+	must(t, err)
+	l.trust("", image.KeyGPG, publicKey(t, key), l.lookaside())
+	l.signGPG(key, "demo/x", l.host+"/demo/x:1", l.push("demo/x:1", makeImage(t, layerTar("file", "content"))))
+	if keys, err := ParseKeys([]byte(publicKey(t, key))); err != nil || keys[0].Faults != nil {
+		t.Error(keys, err)
+	}
+	got, err := l.pull("demo/x:1")
+	must(t, err)
+	expires := key.PrimaryKey.CreationTime.Add(lifetime * time.Second)
+	if until := got.Trust.Inputs.Until; !until.Equal(expires) || got.Trust.Inputs.Current(expires.Add(time.Second)) {
+		t.Errorf("stands until %v, the key until %v", until, expires)
+	}
+	time.Sleep(time.Until(expires.Add(time.Second)))
+	if _, err := Recheck(context.Background(), l.store, got, l.options()); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "expired") {
+		t.Error(err)
+	}
+	must(t, key.RevokeKey(packet.KeyCompromised, "", nil))
+	if keys, err := ParseKeys([]byte(publicKey(t, key))); err != nil || len(keys[0].Faults) != 2 {
+		t.Error(keys, err)
+	}
 }

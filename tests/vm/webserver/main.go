@@ -1,18 +1,22 @@
 // Command webserver is what images come through in the lab besides a registry:
 //
 //	webserver site DIRECTORY CERTIFICATE KEY    serves files by TLS, and plain.aci by a redirect to plain text
+//	webserver signatures ADDRESS REGISTRY CERTIFICATE KEY    is a registry that has GPG signatures, too, before one that has none
 //	webserver proxy USER:PASSWORD RATE          is a proxy on port 3128 that sends RATE bytes a second, 0 for all that it can
 package main
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -23,6 +27,17 @@ func main() {
 		http.Handle("/", http.FileServer(http.Dir(args[0])))
 		http.Handle("/plain.aci", http.RedirectHandler("http://app.test/tiny-1.0-linux-amd64.aci", http.StatusFound))
 		log.Fatal(http.ListenAndServeTLS("127.0.0.1:443", args[1], args[2], nil))
+	case "signatures":
+		registry, err := url.Parse(args[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		http.Handle("/", &httputil.ReverseProxy{
+			Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(registry) },
+			ModifyResponse: func(r *http.Response) error { r.Header.Set("X-Registry-Supports-Signatures", "1"); return nil },
+		})
+		http.Handle("/extensions/v2/", &signatures{of: map[string][]json.RawMessage{}})
+		log.Fatal(http.ListenAndServeTLS(args[0], args[2], args[3], nil))
 	case "proxy":
 		rate, err := strconv.ParseInt(args[1], 10, 64)
 		if err != nil {
@@ -30,6 +45,31 @@ func main() {
 		}
 		p := proxy{"Basic " + base64.StdEncoding.EncodeToString([]byte(args[0])), rate}
 		log.Fatal(http.ListenAndServe("127.0.0.1:3128", p))
+	}
+}
+
+// signatures keeps what is put below /extensions/v2/NAME/signatures/DIGEST (docs/signature-protocols.md of containers/image).
+type signatures struct {
+	mu sync.Mutex
+	of map[string][]json.RawMessage // by path
+}
+
+func (s *signatures) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch r.Method {
+	case http.MethodGet:
+		json.NewEncoder(w).Encode(map[string]any{"signatures": s.of[r.URL.Path]})
+	case http.MethodPut:
+		var signature json.RawMessage
+		if err := json.NewDecoder(r.Body).Decode(&signature); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		s.of[r.URL.Path] = append(s.of[r.URL.Path], signature)
+		w.WriteHeader(http.StatusCreated)
+	default:
+		http.Error(w, "GET or PUT", http.StatusMethodNotAllowed)
 	}
 }
 
