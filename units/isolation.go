@@ -2,6 +2,7 @@ package units
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -52,6 +53,11 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 		profile := podmanProfile
 		if s.Seccomp != nil {
 			profile = s.Seccomp
+		} else { // what podman's looks at arguments for
+			u.set("LockPersonality", true)
+			if !m.allowsOnlyFamilies() {
+				u.set("RestrictAddressFamilies", []Filter{{false, []string{"AF_VSOCK"}}})
+			}
 		}
 		if calls := profile.set(u, s.capabilities()); s.Seccomp != nil && len(calls) > 0 {
 			notes = append(notes, fmt.Sprintf("%s: conditions on arguments can't be expressed; calls that it allows with some arguments are allowed with any: %s",
@@ -65,6 +71,15 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 	u.set("InaccessiblePaths", masked)
 	u.set("ReadOnlyPaths", readOnly)
 	return notes
+}
+
+// allowsOnlyFamilies says whether --property has a list of the address families that are allowed: after a list of denied ones it would mean
+// nothing but exceptions from that (systemd.exec(5)).
+func (m Machine) allowsOnlyFamilies() bool {
+	return slices.ContainsFunc(m.Extra, func(d Directive) bool {
+		filters, ok := d.Value.([]Filter)
+		return ok && d.Name == "RestrictAddressFamilies" && len(filters) > 0 && filters[0].Allow
+	})
 }
 
 func (m Machine) hostname(u *Unit) {

@@ -132,14 +132,25 @@ func (p *SeccompProfile) set(u *Unit, caps uint64) (anyArguments []string) {
 			}
 		}
 	}
+	fallback, _ := p.fallback()
+	if p.DefaultAction != actionAllow {
+		for _, name := range alwaysAllowed {
+			if !allowed[name] && refused[name] == "" {
+				refused[name] = fallback
+			}
+		}
+	}
 	var refusals []string
 	for name, refusal := range refused {
-		if !granted[name] {
+		switch {
+		case granted[name]:
+		case p.DefaultAction != actionAllow && sameVerdict(refusal, fallback): // written out, libseccomp refuses it (EACCES)
+			refusals = append(refusals, name)
+		default:
 			refusals = append(refusals, name+":"+refusal)
 		}
 	}
 	slices.Sort(refusals)
-	fallback, _ := p.fallback()
 	switch {
 	case p.DefaultAction == actionAllow && len(refusals) > 0:
 		u.set("SystemCallFilter", []Filter{{false, refusals}})
@@ -160,6 +171,10 @@ func (p *SeccompProfile) set(u *Unit, caps uint64) (anyArguments []string) {
 	}
 	return sortedKeys(conditional)
 }
+
+// alwaysAllowed are the calls that systemd adds to each list of what is allowed (@default, systemd.exec(5)) and that a program starts without: they
+// have to be refused by name. Podman's profile does not have them.
+var alwaysAllowed = []string{"lsm_get_self_attr", "lsm_list_modules", "mseal"}
 
 // architectures are the profile's, in systemd's words. Podman's own is taken without x32, which hardly a kernel has: the manager builds a
 // filter for each architecture, which costs a start some milliseconds.
@@ -182,6 +197,12 @@ func (p *SeccompProfile) architectures() []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func sameVerdict(a, b string) bool {
+	x, knownX := errnoNumber(a)
+	y, knownY := errnoNumber(b)
+	return a == b || knownX && knownY && x == y
 }
 
 func sortedKeys(set map[string]bool) []string {

@@ -74,6 +74,7 @@ const seccompExample = `{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1
 		{"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
 		{"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
 		{"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]},
+		{"names": ["pause"], "action": "SCMP_ACT_ERRNO", "errno": "EPERM"},
 		{"names": ["reboot"], "action": "SCMP_ACT_KILL"},
 		{"names": ["only_s390"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}}]}`
 
@@ -86,8 +87,8 @@ func TestSeccompProfile(t *testing.T) {
 		caps string
 		want string
 	}{
-		{"", "SystemCallFilter=personality read write\nSystemCallFilter=~mount:38 reboot:kill\nSystemCallErrorNumber=EPERM\n"},
-		{"SYS_ADMIN", "SystemCallFilter=mount personality read write\nSystemCallFilter=~reboot:kill\nSystemCallErrorNumber=EPERM\n"},
+		{"", "SystemCallFilter=personality read write\nSystemCallFilter=~lsm_get_self_attr lsm_list_modules mount:38 mseal pause reboot:kill\nSystemCallErrorNumber=EPERM\n"},
+		{"SYS_ADMIN", "SystemCallFilter=mount personality read write\nSystemCallFilter=~lsm_get_self_attr lsm_list_modules mseal pause reboot:kill\nSystemCallErrorNumber=EPERM\n"},
 	} {
 		caps, _ := ParseCapabilities(c.caps)
 		var u Unit
@@ -114,6 +115,27 @@ func TestSeccompProfile(t *testing.T) {
 	p.set(&u, 0)
 	if text := u.Text(); !strings.Contains(text, "SystemCallFilter=~chmod:EPERM\n") || !strings.Contains(text, "SystemCallLog=getpid\n") {
 		t.Error(text)
+	}
+}
+
+func TestAddressFamilies(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                    "RestrictAddressFamilies=~AF_VSOCK\n",
+		"AF_INET AF_UNIX":     "RestrictAddressFamilies=AF_INET AF_UNIX\n",
+		"~AF_PACKET AF_INET6": "RestrictAddressFamilies=~AF_VSOCK\nRestrictAddressFamilies=~AF_PACKET AF_INET6\n",
+	} {
+		m := Machine{Name: "web", Manager: 262, Payload: Payload{Argv: []string{"x"}}, Path: "/x"}
+		if in != "" {
+			d, err := ParseDirective("RestrictAddressFamilies="+in, 262)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Extra = []Directive{d}
+		}
+		set, err := m.Translate()
+		if err != nil || !strings.Contains(set.Main.Text(), want) || strings.Count(set.Main.Text(), "RestrictAddressFamilies") != strings.Count(want, "\n") {
+			t.Errorf("%s: %v\n%s", in, err, set.Main.Text())
+		}
 	}
 }
 
