@@ -7,7 +7,9 @@ func TestFlavors(t *testing.T) {
 	Suites(t, func(t *testing.T, m *Machine) {
 		m.signedImages()
 		m.Must("machinectl-lite", "pull-oci", "--quiet", redis)
-		nspawn := func(options, command string) string { return "nspawnd-run --flavor=nspawn " + options + " " + tiny + " " + command }
+		nspawn := func(options, command string) string {
+			return "nspawnd-run --flavor=nspawn " + options + " " + tiny + " " + command
+		}
 		shell := func(options, script string) string {
 			return "nspawnd-run --flavor=nspawn " + options + " --entrypoint sh " + redis + " -c '" + script + "'"
 		}
