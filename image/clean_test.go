@@ -249,7 +249,7 @@ func TestCleanDamaged(t *testing.T) {
 	}
 	os.Remove(stray)
 	dir := claimFor(t, s, "my.web", fakeImage(t, s, "a.test/y:1"))
-	record := filepath.Join(dir, machineImage)
+	record := filepath.Join(dir, "image.json")
 	os.Remove(record)
 	os.WriteFile(record, []byte("{"), 0o600)
 	if _, err := s.Clean(ctx, false); err == nil || !strings.HasSuffix(err.Error(), "machinectl-lite terminate my.web") {
@@ -372,7 +372,7 @@ func TestClaim(t *testing.T) {
 	if err := s.Claim(&newer, machine.Name()); err != nil {
 		t.Error(err)
 	}
-	os.Remove(filepath.Join(machine.Name(), machineImage))
+	os.Remove(filepath.Join(machine.Name(), "image.json"))
 	os.Remove(s.RecordPath(img.Reference))
 	if err := s.Claim(&newer, machine.Name()); !errors.Is(err, ErrChanged) {
 		t.Error(err)

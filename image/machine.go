@@ -38,15 +38,20 @@ func (s *Store) NewMachine(name string) (*os.File, error) {
 	return dir, nil
 }
 
-// machineImage is a file in a machine's directory: the record of the image that it runs on, which keeps the layers.
-const machineImage = "image.json"
+// machineImages match files in a machine's directory: the records of the image that it runs on, and of others that it has mounted, which keep
+// the layers.
+const machineImages = "image*.json"
 
 // Claim keeps the layers and blobs of img for the machine with the directory dir, for as long as that is there. It takes no
 // lock: who removes layers looks at the machines after the records, and what is linked here was a record then. The error is
 // [ErrChanged] if img is not what is stored under its name any more.
 func (s *Store) Claim(img *Image, dir string) error {
-	path := filepath.Join(dir, machineImage)
-	err := os.Link(s.RecordPath(img.Reference), path)
+	var path string
+	err := fs.ErrExist
+	for n := 0; errors.Is(err, fs.ErrExist); n++ {
+		path = filepath.Join(dir, strings.Replace(machineImages, "*", strings.Repeat("+", n), 1))
+		err = os.Link(s.RecordPath(img.Reference), path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrChanged
 	}
@@ -74,15 +79,18 @@ func (s *Store) machineUses() ([]machineUse, error) {
 	var uses []machineUse
 	entries, err := readDir(s.Machines())
 	for _, entry := range entries {
-		img, err := readRecord(filepath.Join(s.Machines(), entry.Name(), machineImage))
-		if errors.Is(err, ErrNotFound) {
-			continue // not claimed yet, or going
+		records, _ := filepath.Glob(filepath.Join(s.Machines(), entry.Name(), machineImages))
+		for _, record := range records {
+			img, err := readRecord(record)
+			if errors.Is(err, ErrNotFound) {
+				continue // going
+			}
+			name := strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name()))
+			if err != nil {
+				return nil, fmt.Errorf("machine %s: %w; it has to end first: machinectl-lite terminate %s", name, err, name)
+			}
+			uses = append(uses, machineUse{name, img})
 		}
-		name := strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("machine %s: %w; it has to end first: machinectl-lite terminate %s", name, err, name)
-		}
-		uses = append(uses, machineUse{name, img})
 	}
 	return uses, err
 }

@@ -86,23 +86,6 @@ func TestNamesAndVolumes(t *testing.T) {
 			t.Errorf("MachineNameFrom(%q) is %q", in, got)
 		}
 	}
-	for in, want := range map[string]*Volume{
-		"/a:/b":          {Source: "/a", Target: "/b"},
-		"./a:/b/:ro":     {Source: "./a", Target: "/b", ReadOnly: true},
-		"/a:/b:rw,bind":  {Source: "/a", Target: "/b", NoRecursive: true},
-		"/a":             nil,
-		"data:/b":        nil,
-		"/a:b":           nil,
-		"/a:/":           nil,
-		"/a:/b:Z":        nil,
-		"/a:/b:ro:extra": nil,
-		":/b":            nil,
-	} {
-		got, err := ParseVolume(in)
-		if (err == nil) != (want != nil) || want != nil && got != *want {
-			t.Errorf("ParseVolume(%q): %+v, %v", in, got, err)
-		}
-	}
 }
 
 func FuzzSplitWords(f *testing.F) {

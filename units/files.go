@@ -4,49 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
-// Volume is a directory or file of the host that the machine sees.
-type Volume struct {
-	Source, Target string
-	ReadOnly       bool
-	NoRecursive    bool // without the mounts below Source
-}
-
-// ParseVolume reads HOST:PATH[:OPTION,…] as podman-run(1) --volume does. A relative HOST starts with "."; the caller
-// makes it absolute.
-func ParseVolume(s string) (Volume, error) {
-	parts := strings.Split(s, ":")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" {
-		return Volume{}, fmt.Errorf("%q is not HOST:PATH[:OPTIONS]", s)
-	}
-	v := Volume{Source: parts[0], Target: path.Clean(parts[1])}
-	switch {
-	case !strings.HasPrefix(v.Source, "/") && !strings.HasPrefix(v.Source, "."):
-		return v, fmt.Errorf("%q: %q is not a path; write an absolute one, or ./%s", s, v.Source, v.Source)
-	case !path.IsAbs(v.Target):
-		return v, fmt.Errorf("%q: the path inside, %q, is not absolute", s, parts[1])
-	case v.Target == "/":
-		return v, errors.New("the root of the machine can't be a volume")
-	}
-	if len(parts) == 3 {
-		for option := range strings.SplitSeq(parts[2], ",") {
-			switch option {
-			case "ro":
-				v.ReadOnly = true
-			case "bind":
-				v.NoRecursive = true
-			case "rw", "rbind":
-			default:
-				return v, fmt.Errorf("%q: %q is not one of ro, rw, rbind, bind", s, option)
-			}
-		}
-	}
-	return v, nil
-}
-
-const defaultShm = "mode=1777,size=64M,nosuid,nodev,noexec"
+const (
+	shmOptions = "mode=1777,nosuid,nodev,noexec"
+	defaultShm = shmOptions + ",size=64M"
+)
 
 // inside names a path of the machine's own root as the source of a bind mount. The manager reads sources as paths of the
 // host; a root that came as a descriptor has one only while the manager sets the mounts up (measured on 262).
@@ -65,36 +30,87 @@ func (m Machine) inside(path string) string {
 // the payload sees its own procfs over it. PrivateDevices= alone would show the host's terminals.
 const TerminalsMount = "/proc"
 
-func (m Machine) files(u *Unit) {
+// files adds what the machine sees of file systems, and gives a note for each mount that no directive has.
+func (m Machine) files(u *Unit) (notes []string) {
 	if m.Root != "" {
 		u.set("RootDirectory", m.Root)
 	}
 	u.set("MountAPIVFS", true)
 	u.set("BindLogSockets", false)
-	// The host's /dev/shm is below /dev even with PrivateIPC=.
-	if !m.Security.HostIPC {
-		u.set("TemporaryFileSystem", []Tmpfs{{"/dev/shm", defaultShm}})
-	}
 	if m.Flavor != ChrootFlavor {
 		u.set("BindPaths", []Bind{{Source: m.inside(TerminalsMount), Target: "/dev/pts"}})
 	}
-	// MountAPIVFS= puts an empty tmpfs on /run; images have directories there that their software needs.
-	u.set("BindPaths", []Bind{{Source: m.inside("/run"), Target: "/run"}})
+	// MountAPIVFS= puts an empty tmpfs on /run; images have directories there that their software needs. Volumes may be below.
+	run := []Bind{{Source: m.inside("/run"), Target: "/run", Flags: Recursive}}
+	if m.ReadOnly && m.ReadOnlyTmp {
+		u.set("BindReadOnlyPaths", run)
+	} else {
+		u.set("BindPaths", run)
+	}
 	if m.ReadOnly {
 		u.set("ReadOnlyPaths", []string{"+/"})
-		for _, dir := range append([]string{"/tmp", "/var/tmp"}, m.Payload.Volumes...) {
+		writable := m.Payload.Volumes
+		if !m.ReadOnlyTmp {
+			writable = slices.Concat([]string{"/tmp", "/var/tmp"}, writable)
+		}
+		for _, dir := range writable {
 			u.set("ReadWritePaths", []string{"-+" + dir})
 		}
 	}
-	for _, v := range m.Volumes {
-		b := Bind{Source: v.Source, Target: v.Target, Flags: Recursive}
-		if v.NoRecursive {
-			b.Flags = 0
-		}
-		if v.ReadOnly {
-			u.set("BindReadOnlyPaths", []Bind{b})
-		} else {
-			u.set("BindPaths", []Bind{b})
-		}
+	notes = m.mounts(u)
+	if len(m.Devices) > 0 && !m.Security.Privileged { // which has all
+		u.set("DeviceAllow", m.Devices)
 	}
+	return notes
+}
+
+// ParseDevice reads HOST[:PATH][:ACCESS] as podman-run(1) --device does. ACCESS is of "rwm", which is the default.
+func ParseDevice(s string) (host, target, access string, err error) {
+	parts := strings.Split(s, ":")
+	host, target, access = parts[0], parts[0], "rwm"
+	switch {
+	case !path.IsAbs(host) && strings.Contains(host, "="):
+		return "", "", "", fmt.Errorf("%q is a CDI name, which nothing here resolves; name the device nodes", s)
+	case !path.IsAbs(host) || len(parts) > 3:
+		return "", "", "", fmt.Errorf("%q is not HOST[:PATH][:rwm]", s)
+	case len(parts) == 2 && isAccess(parts[1]):
+		access = parts[1]
+	case len(parts) > 1:
+		target = parts[1]
+	}
+	if len(parts) == 3 {
+		access = parts[2]
+	}
+	if !path.IsAbs(target) || !isAccess(access) {
+		return "", "", "", fmt.Errorf("%q is not HOST[:PATH][:rwm]", s)
+	}
+	return path.Clean(host), path.Clean(target), access, nil
+}
+
+func isAccess(s string) bool { return s != "" && len(s) <= 3 && strings.Trim(s, "rwm") == "" }
+
+// ParseDeviceRule reads "TYPE MAJOR:MINOR ACCESS" as podman-run(1) --device-cgroup-rule does, and gives what DeviceAllow= says for it.
+func ParseDeviceRule(s string) ([]Pair, error) {
+	bad := fmt.Errorf("%q is not \"TYPE MAJOR:MINOR ACCESS\" (like \"c 10:229 rw\"; MINOR or both can be *)", s)
+	fields := strings.Fields(s)
+	if len(fields) != 3 || !isAccess(fields[2]) {
+		return nil, bad
+	}
+	major, minor, found := strings.Cut(fields[1], ":")
+	kinds := map[string][]string{"c": {"char"}, "b": {"block"}, "a": {"char", "block"}}[fields[0]]
+	if !found || kinds == nil || major != "*" && !isNumber(major) || minor != "*" && !isNumber(minor) {
+		return nil, bad
+	}
+	if major == "*" && minor != "*" {
+		return nil, errors.New("a minor number of all drivers can't be said to systemd; name the major numbers")
+	}
+	var rules []Pair
+	for _, kind := range kinds {
+		node := kind + "-" + major
+		if minor != "*" {
+			node = "/dev/" + kind + "/" + fields[1]
+		}
+		rules = append(rules, Pair{node, fields[2]})
+	}
+	return rules, nil
 }

@@ -22,17 +22,21 @@ const (
 
 // Machine is all that the units of one machine are made of.
 type Machine struct {
-	Name      string // systemd's rule for machine names
-	Image     string // reference, for people
-	Digest    string // of the image's manifest
-	Payload   Payload
-	Path      string // the executable, absolute in the image
-	Account   Account
-	Volumes   []Volume
-	ReadOnly  bool
-	Network   Network
-	Resources []cgroup.Setting // limits
-	Slice     string           // "": machine.slice
+	Name         string // systemd's rule for machine names
+	Image        string // reference, for people
+	Digest       string // of the image's manifest
+	Payload      Payload
+	Path         string // the executable, absolute in the image
+	Account      Account
+	Mounts       []Mount
+	ImageVolumes string // what the image's volumes are: bind, tmpfs or ignore
+	Devices      []Pair // DeviceAllow=: node or class, and access
+	ShmSize      string // of /dev/shm, as mount(8) reads it; "": 64M
+	ReadOnly     bool
+	ReadOnlyTmp  bool // with ReadOnly: /run, /tmp and /var/tmp too
+	Network      Network
+	Resources    []cgroup.Setting // limits
+	Slice        string           // "": machine.slice
 	// Unregistered: machined is not told of it.
 	Unregistered bool
 	// Description is for people; "": name and image.
@@ -106,8 +110,7 @@ func (m Machine) Translate() (Set, error) {
 	if err := m.Labels.set(&u); err != nil {
 		return Set{}, err
 	}
-	m.files(&u)
-	notes := append(slices.Clone(m.Payload.Notes), m.isolate(&u)...)
+	notes := slices.Concat(m.Payload.Notes, m.files(&u), m.isolate(&u))
 	u.set("Slice", cmp.Or(m.Slice, "machine.slice"))
 	u.set("TasksMax", uint64(defaultTasks))
 	for _, s := range m.Resources {

@@ -142,6 +142,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(),
 			verifyImageCommand(), trustCommand(),
 		}},
+		{"Volume verbs:", []*cobra.Command{listVolumesCommand(), volumeStatusCommand(), createVolumeCommand(), removeVolumeCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
 		for _, verb := range group.verbs {

@@ -140,8 +140,8 @@ func removedWords(removed []image.Removed) string {
 	var kinds, counts []string
 	var bytes int64
 	for _, r := range removed {
-		if r.Kind == "image" {
-			fmt.Fprintf(&words, "Removed image '%s'\n", printable.Line(r.Name))
+		if r.Kind == "image" || r.Kind == "volume" {
+			fmt.Fprintf(&words, "Removed %s '%s'\n", r.Kind, printable.Line(r.Name))
 		}
 		if !slices.Contains(kinds, r.Kind) {
 			kinds = append(kinds, r.Kind)

@@ -37,7 +37,7 @@ func runInPlace(ctx context.Context, o *options, m units.Machine, over units.Opt
 			return wrap(fmt.Errorf("making a mount namespace: %w", err))
 		}
 	}
-	root, err := prepareRoot(store, img, &m, &o.process, o.unit.dryRun)
+	root, err := prepareRoot(ctx, o, store, img, &m)
 	if err != nil {
 		return wrap(err)
 	}

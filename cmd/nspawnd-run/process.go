@@ -156,14 +156,17 @@ func (g *processFlags) started() {
 	}
 }
 
-// writeFiles adds to the machine's root what its process looks up there: its account, its hostname, its time zone.
-func (g *processFlags) writeFiles(root *image.Root, m *units.Machine, user image.User) error {
-	// Nobody asks who runs a program of an image that names no user and has no accounts.
-	if g.passwd && m.Payload.User != "" {
-		if err := root.AddUser(user, m.Payload.WorkingDir); err != nil {
-			return err
-		}
+// addUser adds the account of the process to the machine's root. Nobody asks who runs a program of an image that names no user and has no
+// accounts.
+func (g *processFlags) addUser(root *image.Root, m *units.Machine, user image.User) error {
+	if !g.passwd || m.Payload.User == "" {
+		return nil
 	}
+	return root.AddUser(user, m.Payload.WorkingDir)
+}
+
+// writeFiles adds to the machine's root what its process looks up there: its hostname, its time zone.
+func (g *processFlags) writeFiles(root *image.Root, m *units.Machine) error {
 	if !g.noHostname {
 		if err := root.WriteFile("/etc/hostname", []byte(m.Payload.Hostname+"\n"), 0o644); err != nil {
 			return err

@@ -2,11 +2,13 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"nspawnd/cmd/internal/machinedir"
@@ -21,12 +23,14 @@ type rootTree struct {
 	lock  *os.File // the machine's directory in the store, locked; nil: none
 	dir   string   // its path
 	kept  bool
+
+	source *imageFlags // for other images
 }
 
 // prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
 // the account, the home directory. A dry run mounts it read-only and leaves no trace.
-func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) (*rootTree, error) {
-	t := &rootTree{}
+func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) (*rootTree, error) {
+	t, dryRun := &rootTree{source: &o.source}, o.unit.dryRun
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
@@ -43,7 +47,7 @@ func prepareRoot(store *image.Store, img *image.Image, m *units.Machine, process
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(run)
 	}
-	if err := t.fill(store, img, m, process, dryRun); err != nil {
+	if err := t.fill(ctx, store, img, m, &o.process, dryRun); err != nil {
 		t.release()
 		return nil, err
 	}
@@ -56,7 +60,7 @@ func takesDescriptor(manager int) bool {
 	return manager >= units.RootDescriptorSince && image.KernelAtLeast(6, 15)
 }
 
-func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) error {
+func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) error {
 	var err error
 	if !dryRun {
 		if err := store.Claim(img, t.dir); err != nil {
@@ -67,20 +71,49 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 		return err
 	}
 	root := image.NewRoot(t.mount)
+	if err := placeMounts(root, m); err != nil {
+		return err
+	}
+	usersMounted := slices.ContainsFunc(m.Mounts, units.Mount.InEtc)
+	if !dryRun {
+		if m.Root != "" {
+			if err := t.attach(m.Root); err != nil {
+				return err
+			}
+		}
+		// Before anything of the host is there, which a link of the image may lead to.
+		if err := errors.Join(writeFiles(root, m), process.writeFiles(root, m)); err != nil {
+			return err
+		}
+		if err := t.makeMounts(ctx, store, root, m, units.Mount.InEtc); err != nil {
+			return err
+		}
+	}
 	user, err := root.User(m.Payload.User, m.Payload.Groups...)
 	if err != nil {
 		return err
 	}
 	m.Account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
 	m.Payload.SetDefault("HOME", cmp.Or(user.Home, m.Payload.WorkingDir)) // podman's choice for those without an account
+	m.OwnMounts()
 	if !dryRun {
-		if err := errors.Join(writeFiles(root, m), process.writeFiles(root, m, user)); err != nil {
+		if !usersMounted {
+			if err := process.addUser(root, m, user); err != nil {
+				return err
+			}
+		}
+		if err := t.makeMounts(ctx, store, root, m, func(mount units.Mount) bool { return !mount.InEtc() }); err != nil {
+			return err
+		}
+		if err := makeDirectories(root, m); err != nil {
 			return err
 		}
 	}
 	pathVariable, _ := m.Payload.Getenv("PATH")
 	m.Path, err = root.LookPath(m.Payload.Argv[0], pathVariable, m.Payload.WorkingDir)
 	switch {
+	case dryRun && err != nil && onMount(m, m.Payload.Argv[0]):
+		m.Path = m.Payload.Argv[0] // where a dry run mounts nothing
 	case errors.Is(err, image.ErrCommandNotFound):
 		return &statusError{statusNotFound, err}
 	case errors.Is(err, image.ErrCommandNotExecutable):
@@ -102,11 +135,6 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 		return err
 	}
 	defer run.Close()
-	if m.Root != "" {
-		if err := t.attach(m.Root); err != nil {
-			return err
-		}
-	}
 	switch m.Flavor {
 	case units.ChrootFlavor: // it has the host's
 		return nil
@@ -121,16 +149,13 @@ func (t *rootTree) fill(store *image.Store, img *image.Image, m *units.Machine, 
 	return root.MountTerminals(units.TerminalsMount)
 }
 
-// writeFiles makes what the image need not have: the directories that units.Machine relies on, its volumes and working
-// directory, and the files that tell the machine its name and its network.
+// writeFiles makes what the image need not have: the directories that units.Machine relies on, and the files that tell the machine its name and
+// its network.
 func writeFiles(root *image.Root, m *units.Machine) error {
-	for _, dir := range append([]string{"/etc", "/run", units.TerminalsMount, path.Dir(m.Payload.WorkingDir)}, m.Payload.Volumes...) {
+	for _, dir := range []string{"/etc", "/run", units.TerminalsMount} {
 		if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
 			return err
 		}
-	}
-	if err := root.MkdirAll(m.Payload.WorkingDir, 0o755, m.Account.UID, m.Account.GID); err != nil { // the user's, as with podman
-		return fmt.Errorf("the working directory: %w", err)
 	}
 	hostHosts, _ := os.ReadFile("/etc/hosts")
 	hostResolv, _ := os.ReadFile("/etc/resolv.conf")
@@ -152,6 +177,23 @@ func eachDirectory(root *image.Root, f func(units.RunDirectory)) error {
 		}
 	}
 	return err
+}
+
+// makeDirectories makes the image's volumes and the working directory. They are the user's, as with podman.
+func makeDirectories(root *image.Root, m *units.Machine) error {
+	for _, dir := range m.Payload.Volumes {
+		if err := root.MkdirAll(dir, 0o755, m.Account.UID, m.Account.GID); err != nil {
+			return err
+		}
+	}
+	err := root.MkdirAll(path.Dir(m.Payload.WorkingDir), 0o755, 0, 0)
+	if err == nil {
+		err = root.MkdirAll(m.Payload.WorkingDir, 0o755, m.Account.UID, m.Account.GID)
+	}
+	if err != nil {
+		return fmt.Errorf("the working directory: %w", err)
+	}
+	return nil
 }
 
 // findLauncher looks where "make install" puts it, and beside ourselves for a build directory.

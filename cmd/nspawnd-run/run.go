@@ -41,7 +41,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
 	signals := o.process.signals()
-	root, err := prepareRoot(store, img, &m, &o.process, o.unit.dryRun)
+	root, err := prepareRoot(ctx, o, store, img, &m)
 	if err != nil {
 		return 0, wrap(err)
 	}
