@@ -256,8 +256,8 @@ var explainedProperties = map[string]string{
 }
 
 // explainedFiles are assignments of which the bus makes something else than a unit file can say: "none" for an empty value or 0, a flag
-// that only files have ("-"), an empty credential, no markers.
-var explainedFiles = regexp.MustCompile(`^(Markers=.*|CapabilityBoundingSet=~.*|(Memory|CPU|IO)PressureWatch=|SELinuxContext=-x|(Mount|Extension)ImagePolicy=|SetCredential=id:|RestrictAddressFamilies=|` +
+// that only files have ("-"), an empty credential; files have no Markers= and no AssertFirmware=.
+var explainedFiles = regexp.MustCompile(`^(Markers=.*|AssertFirmware=.+|CapabilityBoundingSet=~.*|(Memory|CPU|IO)PressureWatch=|SELinuxContext=-x|(Mount|Extension)ImagePolicy=|SetCredential=id:|RestrictAddressFamilies=|` +
 	`(State|Cache|Logs)DirectoryQuota=|Timeout(Start|Stop|)Sec=0|WatchdogSec=1)$`)
 
 // TestProperties gives each directive that systemd takes for a transient service many values, and compares what the unit then is
