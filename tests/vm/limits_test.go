@@ -34,10 +34,22 @@ func TestLimits(t *testing.T) {
 		cd /sys/fs/cgroup/machine.slice/nspawnd-live.service; cat memory.max pids.max cpu.max; cd /
 		systemctl stop nspawnd-live
 
+		flags="--memory 64m --memory-reservation 32m --cpuset-cpus 0 --pids-limit 30 --cpu-quota 20000 --cpu-period 50000"
+		nspawnd-run -d --name flags $flags --memory-swap 96m --cpu-shares 512 localhost:5000/tiny trap
+		cd /sys/fs/cgroup/machine.slice/nspawnd-flags.service; cat memory.low memory.swap.max cpuset.cpus.effective cpu.weight cpu.max; cd /
+		scope=libpod-$(podman run -q -d --network=none $flags localhost:5000/tiny trap).scope
+		for unit in nspawnd-flags.service $scope; do
+			systemctl show $unit -p MemoryMax,MemoryLow,TasksMax,CPUQuotaPerSecUSec,CPUQuotaPeriodUSec,AllowedCPUs > /tmp/${unit%%-*}
+		done
+		diff /tmp/nspawnd /tmp/libpod && grep -c . /tmp/libpod
+		podman kill -a > /dev/null
+		systemctl stop nspawnd-flags
+
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
-	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000", "running"}
+	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000",
+		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6", "running"}
 	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")
 	for i := range want {
 		if i >= len(got) || !strings.HasPrefix(got[i], want[i]) {

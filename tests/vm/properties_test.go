@@ -332,7 +332,6 @@ func (p *propertyTest) run() {
 	}
 	p.asFiles(ours) // which makes the manager read the others again from files of its own, where some values are lost
 	counts := map[string]int{}
-	used := map[string]bool{}
 	for i, a := range p.assignments {
 		difference := differenceOf(theirs[i], ours[i])
 		switch {
@@ -340,7 +339,7 @@ func (p *propertyTest) run() {
 			why := ""
 			for pattern, reason := range explainedProperties {
 				if regexp.MustCompile("^(?:" + pattern + ")$").MatchString(a) {
-					why, used[pattern] = reason, true
+					why = reason
 				}
 			}
 			if why == "" {
