@@ -6,9 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+
+	"nspawnd/units"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -75,8 +79,25 @@ func unitPath(name string) dbus.ObjectPath {
 	return dbus.ObjectPath(managerPath + "/unit/" + systemd.PathBusEscape(name))
 }
 
-// Descriptors are the open files that the main unit gets, by the name of the property that takes them.
-type Descriptors map[string]*os.File
+// Descriptors are the open files that units get, by the unit and the property that takes them.
+type Descriptors map[string]map[string]*os.File
+
+// Set notes a file for a property of a unit.
+func (d Descriptors) Set(unit, property string, file *os.File) {
+	if d[unit] == nil {
+		d[unit] = map[string]*os.File{}
+	}
+	d[unit][property] = file
+}
+
+// properties gives a unit's properties, descriptors among them.
+func (d Descriptors) properties(u units.Unit) []systemd.Property {
+	properties := convert(u.Properties())
+	for _, name := range slices.Sorted(maps.Keys(d[u.Name])) {
+		properties = append(properties, systemd.Property{Name: name, Value: dbus.MakeVariant(dbus.UnixFD(d[u.Name][name].Fd()))})
+	}
+	return properties
+}
 
 // ErrNameTaken says that a unit of the name runs already.
 var ErrNameTaken = errors.New("name taken")

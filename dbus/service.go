@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"syscall"
 	"time"
@@ -42,16 +41,13 @@ type state struct {
 //
 // A failed or finished unit of the same name is replaced. A running one is ErrNameTaken. The error can also be a *StartError, and ErrLost.
 func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold bool) (*Service, error) {
-	properties := convert(set.Main.Properties())
-	for _, name := range slices.Sorted(maps.Keys(fds)) {
-		properties = append(properties, systemd.Property{Name: name, Value: dbus.MakeVariant(dbus.UnixFD(fds[name].Fd()))})
-	}
+	properties := fds.properties(set.Main)
 	if hold {
 		properties = append(properties, systemd.Property{Name: "AddRef", Value: dbus.MakeVariant(true)})
 	}
 	aux := make([]systemd.PropertyCollection, len(set.Aux))
 	for i, u := range set.Aux {
-		aux[i] = systemd.PropertyCollection{Name: u.Name, Properties: convert(u.Properties())}
+		aux[i] = systemd.PropertyCollection{Name: u.Name, Properties: fds.properties(u)}
 	}
 
 	restart, _ := set.Main.Get("Restart").(string)

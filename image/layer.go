@@ -90,7 +90,7 @@ func createIn(dir, name string) (*os.File, error) {
 
 // record gives what is to be known of a layer; more is the bytes that it takes on disk with what is in the tar.
 func (t *tree) record(more int64) layerRecord {
-	return layerRecord{Size: t.size + more, Root: !t.root.implied, Opaque: t.root.opaque}
+	return layerRecord{Size: t.size + more, Root: !t.root.implied, Opaque: t.root.opaque, Reopens: reopens(t.reopens)}
 }
 
 func (erofsBackend) lower(dir string, attach func(*os.File) error) (*os.File, error) {

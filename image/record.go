@@ -18,6 +18,7 @@ type Image struct {
 	Layers         []Digest  `json:"layers"`              // DiffIDs, base first
 	BaseLayer      int       `json:"baseLayer,omitempty"` // index of the lowest layer that shows; one above it may hide all below it
 	RootLayer      int       `json:"rootLayer"`           // index of the layer that says how the root directory is; -1 if none does
+	Reopens        Reopens   `json:"reopens,omitempty"`   // its standard output
 	Config         Config    `json:"config"`
 	Size           int64     `json:"size"` // bytes that its layers take on disk
 	Pulled         time.Time `json:"pulled"`

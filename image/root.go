@@ -59,23 +59,24 @@ func (r *Root) Directory(name string) (*os.File, error) {
 	return dir, nil
 }
 
-// MountTerminals mounts a new devpts instance on a directory of the tree, with podman's mount options.
-func (r *Root) MountTerminals(name string) error {
+// MountTerminals mounts a new devpts instance on a directory of the tree, with podman's mount options, and gives the mount.
+func (r *Root) MountTerminals(name string) (*os.File, error) {
 	terminals, err := newMount("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "mode=620", "gid=5", "ptmxmode=666")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer terminals.Close()
 	at, err := r.Directory(name)
 	if err != nil {
-		return err
+		terminals.Close()
+		return nil, err
 	}
 	defer at.Close()
 	err = unix.MoveMount(int(terminals.Fd()), "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
-		return fmt.Errorf("mounting devpts: %w", err)
+		terminals.Close()
+		return nil, fmt.Errorf("mounting devpts: %w", err)
 	}
-	return nil
+	return terminals, nil
 }
 
 // reopenRegular opens the file that a handle of openPath is for, if it is a regular one.

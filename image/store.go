@@ -59,11 +59,15 @@ type backend interface {
 	verify(dir string, tar io.Reader) (layerRecord, error)
 }
 
+const layerFile = "layer.json"
+
 // layerRecord is what an image needs to know of its layers when it is put together; it lies beside the layer.
 type layerRecord struct {
 	Size   int64 `json:"size"`             // bytes on disk
 	Root   bool  `json:"root,omitempty"`   // says what the root directory's attributes are
 	Opaque bool  `json:"opaque,omitempty"` // hides everything below
+
+	Reopens Reopens `json:"reopens,omitempty"`
 }
 
 // Open returns the store below root, which need not exist yet. Nobody else may be able to change what is in it.
@@ -227,7 +231,7 @@ func (s *Store) LayerSize(diffID Digest) (int64, error) {
 }
 
 func (s *Store) layer(diffID Digest) (l layerRecord, err error) {
-	data, err := readLimited(filepath.Join(s.layerDir(diffID), "layer.json"), maxRecord)
+	data, err := readLimited(filepath.Join(s.layerDir(diffID), layerFile), maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNotFound
 	}
@@ -461,7 +465,7 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(dir, "layer.json"), data); err != nil {
+	if err := writeSynced(filepath.Join(dir, layerFile), data); err != nil {
 		return err
 	}
 	if err := syncDir(dir); err != nil {
@@ -524,7 +528,7 @@ func (w *Writer) addImage(img *Image) error {
 	if err := w.store.CheckWritable(img.Reference); err != nil {
 		return err
 	}
-	img.Size, img.BaseLayer, img.RootLayer = 0, 0, -1
+	img.Size, img.BaseLayer, img.RootLayer, img.Reopens = 0, 0, -1, ReopensNo
 	for i, diffID := range img.Layers {
 		l, err := w.store.layer(diffID)
 		if err != nil {
@@ -536,6 +540,9 @@ func (w *Writer) addImage(img *Image) error {
 		}
 		if l.Opaque {
 			img.BaseLayer = i
+		}
+		if l.Reopens == ReopensYes || l.Reopens == ReopensUnknown && img.Reopens == ReopensNo {
+			img.Reopens = l.Reopens
 		}
 	}
 	return w.writeRecord(img)

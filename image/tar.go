@@ -51,6 +51,7 @@ type tree struct {
 	text    int
 	size    int64 // of the tar
 	sparse  int64 // bytes that sparse files have together
+	reopens bool  // see Reopens
 	keeper  keeper
 	rest    io.Writer
 }
@@ -173,13 +174,12 @@ func (t *tree) add(h *tar.Header, content io.Reader, from *countingReader) error
 	if err := t.put(parent, name, n); err != nil {
 		return err
 	}
-	if n.size == 0 || t.keeper == nil {
-		return nil
-	}
-	if !n.sparse {
+	if !n.sparse && n.size > 0 {
 		from.copy = nil
 	}
-	err = t.keeper.keep(n, content)
+	if content, err = t.look(h.Name, n, content); err == nil && n.size > 0 && t.keeper != nil {
+		err = t.keeper.keep(n, content)
+	}
 	from.copy = t.rest
 	return err
 }

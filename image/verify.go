@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,16 @@ func (s *Store) verifyLayer(diffID Digest) error {
 	}
 	if got := digestFromSum(hash.Sum(nil)); got != diffID {
 		return fmt.Errorf("damaged: its uncompressed content has digest %s", got)
+	}
+	record, err := os.ReadFile(filepath.Join(dir, layerFile))
+	if err != nil {
+		return err
+	}
+	if written, err := json.Marshal(have); err != nil || !bytes.Equal(record, written) { // a name that is not known, for one
+		return fmt.Errorf("damaged: %s: %w", layerFile, errDiffers)
+	}
+	if have.Reopens == ReopensUnknown { // unpacked before that was looked for
+		want.Reopens = ReopensUnknown
 	}
 	if have != want {
 		return fmt.Errorf("damaged: layer.json says %+v, its content %+v", have, want)

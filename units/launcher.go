@@ -21,11 +21,11 @@ func (m Machine) NeedsLauncher() bool {
 // launched says whether the launcher starts the payload, because a directive can't express it: User= and SupplementaryGroups= resolve on the host,
 // so they refuse ids that the host doesn't know and add the groups that the host gives an id it knows; Environment= refuses names that
 // shells would, and the bus strings that are not UTF-8; systemd before 258 has no word for a hostname, and none has one for
-// sysctls and a reaper of zombies.
+// sysctls, a reaper of zombies and a terminal that is not the host's.
 func (m Machine) launched() bool {
 	_, odd := m.environment()
 	return m.foreignIDs() || len(odd) > 0 || m.quoted() || m.launcherNames() || len(m.Payload.Sysctls) > 0 || m.Payload.Init ||
-		len(m.Secrets) > 0
+		len(m.Secrets) > 0 || m.Streams.Terminal
 }
 
 // foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host.
@@ -66,6 +66,9 @@ func (m Machine) launch(u *Unit) error {
 	}
 	var args []string
 	var needed uint64
+	if m.Streams.Terminal {
+		args = append(args, "--terminal="+TerminalPath)
+	}
 	if m.launcherNames() {
 		needed |= capability("SYS_ADMIN")
 		args = append(args, "--hostname="+m.Payload.Hostname)

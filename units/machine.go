@@ -44,7 +44,8 @@ type Machine struct {
 	Security    Security
 	Flavor      Flavor      // "" is ServiceFlavor
 	Extra       []Directive // --property, laid over everything else
-	Detached    bool        // logs to the journal and stays visible when it failed
+	Detached    bool        // stays visible when it failed
+	Streams     Streams
 
 	Restart     Restart
 	Labels      Labels
@@ -144,6 +145,7 @@ func (m Machine) Translate() (Set, error) {
 		set.Main.set("Wants", []string{registrar.Name})
 		set.Aux = append(set.Aux, registrar)
 	}
+	m.relay(&set)
 	if err := m.health(&set, confined); err != nil {
 		return Set{}, err
 	}

@@ -29,13 +29,21 @@ var machines = map[string]struct {
 		Options{},
 		Machine{Name: "web", Image: "registry.test:5000/demo/nginx:latest", Digest: "sha256:00", Path: "/docker-entrypoint.sh",
 			Network: HostNetwork, Detached: true, Manager: 257, Root: "/run/nspawnd/web.1", Dir: "/var/lib/nspawnd/machines/web.1",
-			Launcher: "/usr/lib/nspawnd/nspawnd-launcher"},
+			Launcher: "/usr/lib/nspawnd/nspawnd-launcher", Streams: DetachedStreams},
 	},
 	"web-262": {
 		Config{Entrypoint: []string{"/docker-entrypoint.sh"}, Cmd: []string{"nginx", "-g", "daemon off;"}, StopSignal: "SIGQUIT"},
 		Options{},
 		Machine{Name: "web", Image: "registry.test:5000/demo/nginx:latest", Digest: "sha256:00", Path: "/docker-entrypoint.sh",
-			Network: HostNetwork, Detached: true, Manager: 262, Dir: "/var/lib/nspawnd/machines/web.1"},
+			Network: HostNetwork, Detached: true, Manager: 262, Dir: "/var/lib/nspawnd/machines/web.1",
+			Streams: Streams{Input: "null", Output: "journal", Error: "journal", Relay: true, Tag: "front"},
+			Extra:   []Directive{{"StandardError", "append:/srv/log 100%"}, {"LogNamespace", "web"}}},
+	},
+	"terminal-262": {
+		Config{Cmd: []string{"bash"}},
+		Options{},
+		Machine{Name: "shell", Image: "demo/bash", Digest: "sha256:00", Path: "/bin/bash", Network: HostNetwork, Detached: true, Manager: 262,
+			Dir: "/var/lib/nspawnd/machines/shell.1", Launcher: "/usr/lib/nspawnd/nspawnd-launcher", Streams: Streams{Terminal: true}},
 	},
 	"user-limits-volumes": {
 		Config{User: "redis", Cmd: []string{"redis-server"}, Volumes: map[string]struct{}{"/data": {}}, WorkingDir: "/data", StopTimeout: pointer(30)},

@@ -30,7 +30,7 @@ func (m Machine) process(u *Unit) {
 	}
 	u.set("Environment", plain)
 	u.set("UnsetEnvironment", m.unwantedEnvironment())
-	u.set("WorkingDirectory", p.WorkingDir)
+	u.set("WorkingDirectory", m.workingDirectory())
 	if p.UMask != nil {
 		u.set("UMask", *p.UMask)
 	}
@@ -49,7 +49,6 @@ func (m Machine) process(u *Unit) {
 	u.set("IgnoreSIGPIPE", false)
 	u.set("LimitNOFILE", Limit{defaultFiles, defaultFiles})
 	u.set("MemoryPressureWatch", "off")
-	u.set("SyslogIdentifier", m.Name)
 	u.set("LogExtraFields", []string{"NSPAWND_IMAGE=" + m.Image, "NSPAWND_DIGEST=" + m.Digest})
 	if m.mainIsStrange() {
 		// It keeps the service from being forgotten before the manager has seen how the main process ended. It runs on the host with
@@ -60,11 +59,7 @@ func (m Machine) process(u *Unit) {
 		u.set("RootDirectoryStartOnly", true)
 		u.set("ExecStopPost", []Command{{m.Launcher, []string{m.Launcher, "--await-main-process"}, []string{noExpansion, ignoreFailure, privileged}}})
 	}
-	if m.Detached {
-		u.set("StandardInput", "null")
-		u.set("StandardOutput", "journal")
-		u.set("StandardError", "journal")
-	}
+	m.streams(u)
 }
 
 // stopper is a unit that does for main what systemd does by itself from 258 on: it stops before main does, and for that sends
@@ -93,6 +88,15 @@ timeout "$3" tail --follow --sleep-interval=0.05 --pid="$pid" /dev/null || kill 
 	u.set("TimeoutStopSec", timeout)
 	u.set("Slice", "machine.slice")
 	return u
+}
+
+// workingDirectory gives the payload's. ExecStopPost= is to start in it as well, on the host, where it is missing: it may be ("-"). That the payload
+// has it, the client sees to.
+func (m Machine) workingDirectory() string {
+	if m.mainIsStrange() {
+		return "-" + m.Payload.WorkingDir
+	}
+	return m.Payload.WorkingDir
 }
 
 // environment parts the payload's variables: those that Environment= takes, and those that only the launcher can set.

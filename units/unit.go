@@ -28,6 +28,10 @@ type Directive struct {
 type Set struct {
 	Main Unit
 	Aux  []Unit
+	// Passed are the streams of Main that the client passes, by their directives.
+	Passed []string
+	// Relay is what the client has to connect, where one of Aux relays what the payload says to the journal.
+	Relay Relay
 	// Notes say which fields of the image's config no directive expresses, and why.
 	Notes []string
 }

@@ -1,11 +1,11 @@
 // Command nspawnd-launcher is what PID 1 starts inside a machine when a directive can't say what the image asks: user
-// and group ids that the host doesn't know, strings that the bus refuses, a hostname on systemd 257, sysctls. It sets them and becomes
+// and group ids that the host doesn't know, strings that the bus refuses, a hostname on systemd 257, sysctls, a terminal. It sets them and becomes
 // the payload, or stays as its process 1. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd. On
 // systemd 257 it is also the service's ExecStopPost=, which waits until the payload has ended.
 //
 // Usage:
 //
-//	nspawnd-launcher [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
+//	nspawnd-launcher [--terminal=PATH] [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
 //	                 [--ids=UID,GID[,GROUP…]] [--quoted] [--env=NAME=VALUE…] [--init] -- PATH ARGV0 [ARG…]
 //	nspawnd-launcher --await-main-process
 //	nspawnd-launcher --probe=UNIT …
@@ -62,6 +62,8 @@ func launch(args []string) {
 	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
 		option, value, _ := strings.Cut(args[0], "=")
 		switch option {
+		case "--terminal":
+			openTerminal(value)
 		case "--hostname":
 			hostname = value
 		case "--sysctl":
@@ -128,6 +130,23 @@ func execFailed(path string, err error) (status int, message string) {
 		status = notFound
 	}
 	return status, path + ": " + err.Error()
+}
+
+// openTerminal makes the terminal the controlling one of a new session and its standard input, and opens the other standard streams that lead to
+// it anew: by the path they came on, they have no name in the machine, which ttyname(3) needs.
+func openTerminal(path string) {
+	_, err := unix.Setsid()
+	if err != nil && err != unix.EPERM { // we lead a session already
+		fail(ownError, "making a session: "+err.Error())
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	must("opening "+path, err)
+	must("making "+path+" the controlling terminal", unix.IoctlSetInt(fd, unix.TIOCSCTTY, 0))
+	for stream := range 3 {
+		if _, err := unix.IoctlGetTermios(stream, unix.TCGETS); err == nil || stream == 0 {
+			must("opening "+path, unix.Dup3(fd, stream, 0))
+		}
+	}
 }
 
 // setIDs becomes the user. Leaving uid 0 makes the kernel clear the effective and permitted capabilities; those in keep the payload gets all

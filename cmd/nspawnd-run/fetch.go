@@ -16,6 +16,8 @@ import (
 
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
+
+	"golang.org/x/term"
 )
 
 // findImage gives the image from the store, and fetches it before where --pull asks for that. Fetching is done by
@@ -74,7 +76,10 @@ func warnOfPlatform(o *options, img *image.Image) {
 
 // fetch runs machinectl-lite pull-oci.
 func fetch(ctx context.Context, o *options) error {
-	args := []string{"pull-oci", "--quiet", "--root", o.source.root}
+	args := []string{"pull-oci", "--root", o.source.root}
+	if o.source.quiet || !term.IsTerminal(2) { // progress is for somebody who watches
+		args = append(args, "--quiet")
+	}
 	for _, what := range o.source.insecure {
 		args = append(args, "--insecure-options="+what)
 	}

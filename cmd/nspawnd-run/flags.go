@@ -27,6 +27,7 @@ type options struct {
 	resources resourceFlags
 	placement placementFlags
 	security  securityFlags
+	streams   streamFlags
 }
 
 // flagGroup is flags that belong together.
@@ -52,6 +53,7 @@ func (o *options) sections() []section {
 		{"Secrets", &o.secrets},
 		{"Image", &o.source},
 		{"Process", &o.process},
+		{"Input and output", &o.streams},
 		{"Files", &o.mounts},
 		{"Network", &o.network},
 		{"Resources", &o.resources},

@@ -19,10 +19,11 @@ import (
 
 // rootTree is a machine's root file system while its client holds it.
 type rootTree struct {
-	mount *os.File // the overlay, detached or also at path
-	lock  *os.File // the machine's directory in the store, locked; nil: none
-	dir   string   // its path
-	kept  bool
+	mount     *os.File // the overlay, detached or also at path
+	terminals *os.File // the devpts instance in it
+	lock      *os.File // the machine's directory in the store, locked; nil: none
+	dir       string   // its path
+	kept      bool
 
 	source *imageFlags // for other images
 }
@@ -146,7 +147,8 @@ func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Imag
 		}
 		return eachDirectory(image.NewRoot(run), func(d units.RunDirectory) { m.Run = append(m.Run, d) })
 	}
-	return root.MountTerminals(units.TerminalsMount)
+	t.terminals, err = root.MountTerminals(units.TerminalsMount)
+	return err
 }
 
 // writeFiles makes what the image need not have: the directories that units.Machine relies on, and the files that tell the machine its name and
@@ -230,6 +232,9 @@ func (t *rootTree) keep() { t.kept = true }
 func (t *rootTree) release() {
 	if t.mount != nil {
 		t.mount.Close()
+	}
+	if t.terminals != nil {
+		t.terminals.Close()
 	}
 	if t.lock == nil {
 		return

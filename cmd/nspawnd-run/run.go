@@ -40,6 +40,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, err
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
+	o.streams.prepare(&m, img)
 	signals := o.process.signals()
 	root, err := prepareRoot(ctx, o, store, img, &m)
 	if err != nil {
@@ -57,15 +58,13 @@ func run(ctx context.Context, o *options) (status int, err error) {
 
 	fds := dbus.Descriptors{}
 	if m.Root == "" {
-		fds["RootDirectoryFileDescriptor"] = root.mount
+		fds.Set(set.Main.Name, "RootDirectoryFileDescriptor", root.mount)
 	}
-	if !m.Detached {
-		for stream, file := range map[string]*os.File{"StandardInput": os.Stdin, "StandardOutput": os.Stdout, "StandardError": os.Stderr} {
-			if set.Main.Get(stream) == nil { // no --property says where it goes
-				fds[stream+"FileDescriptor"] = file
-			}
-		}
+	streams, err := o.streams.connect(set, &m, root, fds)
+	if err != nil {
+		return 0, wrap(err)
 	}
+	defer streams.release()
 	defer o.lifecycle.release()
 	if err := o.lifecycle.before(ctx, bus, set); err != nil {
 		return 0, wrap(err)
@@ -82,6 +81,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	}
 	root.keep() // from here on the companion unit owns it
 	o.process.started()
+	streams.started()
 
 	registered := make(chan error, 1)
 	go func() {
@@ -99,16 +99,26 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		fmt.Println(m.Name)
 		return 0, nil
 	}
-	go o.process.forward(signals, func(s syscall.Signal) error { return service.Signal(ctx, s) })
+	go o.process.forward(signals, func(s syscall.Signal) error { return streams.signal(ctx, service, s) })
 	go func() {
 		if err := <-registered; err != nil {
 			fmt.Fprintf(os.Stderr, "nspawnd-run: %s: %v; it runs on, and machinectl does not know it\n", m.Name, err)
 		}
 	}()
-	status, err = service.Wait(ctx)
-	if err != nil {
+	waiting, stopWaiting := context.WithCancelCause(ctx)
+	defer stopWaiting(nil)
+	if err := streams.attach(func() { stopWaiting(errLeft) }); err != nil {
+		_ = bus.Stop(ctx, service.Name)
+		return 0, wrap(err)
+	}
+	status, err = service.Wait(waiting)
+	switch {
+	case errors.Is(err, errLeft):
+		return 0, leave(ctx, bus, &m, set, streams)
+	case err != nil:
 		return 0, wrap(fmt.Errorf("%w; machinectl-lite status %s shows how it goes on", err, m.Name))
 	}
+	streams.finish()
 	return status, nil
 }
 

@@ -62,6 +62,24 @@ config nginx --config.entrypoint /docker-entrypoint.sh --clear=config.cmd \
 	--config.stopsignal SIGQUIT --config.exposedports 80/tcp \
 	--config.env NGINX_VERSION=debian --config.label org.opencontainers.image.title=nginx
 
+# The same as it is on Docker Hub: it logs to files that are links to the standard streams.
+umoci tag --image "$out:nginx" nginx-logs
+umoci unpack --image "$out:nginx-logs" "$scratch/nginx-logs"
+ln -s /dev/stdout "$scratch/nginx-logs/rootfs/var/log/nginx/access.log"
+ln -s /dev/stderr "$scratch/nginx-logs/rootfs/var/log/nginx/error.log"
+sed -i 's,error_log .*,error_log /var/log/nginx/error.log notice;,; s,access_log .*,access_log /var/log/nginx/access.log;,' \
+	"$scratch/nginx-logs/rootfs/etc/nginx/nginx.conf"
+umoci repack --image "$out:nginx-logs" --history.created "$created" "$scratch/nginx-logs"
+rm -rf "$scratch/nginx-logs"
+
+application httpd apache2
+config httpd --clear=config.cmd --config.cmd apache2 --config.cmd=-DFOREGROUND --config.stopsignal SIGWINCH --config.exposedports 80/tcp \
+	--config.label org.opencontainers.image.title=httpd
+
+# What people use in a terminal.
+application shell less procps vim-tiny
+config shell --config.env EDITOR=vi --config.label org.opencontainers.image.title=shell
+
 application redis redis-server
 config redis --config.entrypoint docker-entrypoint.sh --clear=config.cmd --config.cmd redis-server \
 	--config.user redis --config.volume /data --config.workingdir /data --config.exposedports 6379/tcp \

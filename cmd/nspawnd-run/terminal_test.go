@@ -1,0 +1,39 @@
+package main
+
+import "testing"
+
+func TestKeyScanner(t *testing.T) {
+	for _, c := range []struct {
+		keys  string
+		typed []string
+		pass  string
+		found bool
+	}{
+		{"ctrl-p,ctrl-q", []string{"ab\x10\x11c"}, "ab", true},
+		{"ctrl-p,ctrl-q", []string{"a", "\x10", "\x11"}, "a", true},
+		{"ctrl-p,ctrl-q", []string{"\x10", "\x10", "\x11"}, "\x10", true},
+		{"ctrl-p,ctrl-q", []string{"\x10", "x"}, "\x10x", false},
+		{"ctrl-p,ctrl-q", []string{"\x10"}, "", false},
+		{"a,a,b", []string{"a", "a", "a", "b"}, "a", true},
+		{"", []string{"\x10\x11"}, "\x10\x11", false},
+	} {
+		keys, err := parseKeys(c.keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scanner, pass, found := keyScanner{sequence: keys}, "", false
+		for _, typed := range c.typed {
+			var some []byte
+			some, found = scanner.scan([]byte(typed))
+			pass += string(some)
+		}
+		if pass != c.pass || found != c.found {
+			t.Errorf("%s, %q: passed %q, found %t", c.keys, c.typed, pass, found)
+		}
+	}
+	for _, bad := range []string{"ctrl-", "ctrl-1", "ab", ",", "ctrl-ö", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"} {
+		if keys, err := parseKeys(bad); err == nil {
+			t.Errorf("%q: %v", bad, keys)
+		}
+	}
+}
