@@ -49,7 +49,7 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 		readOnly = append(readOnly, "-+/sys")
 	}
 	u.set("NoNewPrivileges", !s.NewPrivileges)
-	if !s.NoSeccomp {
+	if !s.NoSeccomp && m.Flavor != NspawnFlavor { // systemd-nspawn has a filter of its own
 		profile := podmanProfile
 		if s.Seccomp != nil {
 			profile = s.Seccomp
