@@ -80,6 +80,13 @@ func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bo
 	return u, err == nil && slices.Contains(running, u.ActiveState)
 }
 
+// OwnsDirectory says whether the companion of our machine of that name is there, or comes or goes, and with it what it owns. One that has stopped is
+// loaded for as long as a service that failed is.
+func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
+	u, err := c.Unit(ctx, units.CompanionName(machine))
+	return err == nil && u.ActiveState != "inactive" && u.ActiveState != "failed"
+}
+
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
 func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 	signals := make(chan *dbus.Signal, 64)

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,18 +39,159 @@ func (s *Store) NewMachine(name string) (*os.File, error) {
 	return dir, nil
 }
 
+// A machine that is kept has a directory of its name and keptSuffix, and is one from when that has its options until it has them no more.
+const (
+	keptSuffix  = ".kept"
+	keptOptions = "options.json"
+)
+
+// Kept is what it takes to start a kept machine again: nspawnd-run's command line, and where it was called.
+type Kept struct {
+	Args      []string `json:"args"`
+	Env       []string `json:"env"`
+	Directory string   `json:"directory"`
+}
+
+// KeptDir is the directory of a kept machine.
+func (s *Store) KeptDir(name string) string { return filepath.Join(s.Machines(), name+keptSuffix) }
+
+// IsKept says whether a directory is a kept machine's.
+func IsKept(dir string) bool {
+	if !strings.HasSuffix(dir, keptSuffix) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(dir, keptOptions))
+	return err == nil
+}
+
+// KeepMachine makes the directory of a machine that is to be kept, or opens that of one that is. It comes open and locked, as with [Store.NewMachine].
+func (s *Store) KeepMachine(name string, again bool) (*os.File, error) {
+	unlock, err := s.lockMachines()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	path := s.KeptDir(name)
+	if !again {
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return nil, fmt.Errorf("making a directory for machine %s: %w", name, err)
+		}
+	}
+	dir, err := os.Open(path)
+	if err == nil && again && !IsKept(path) {
+		err = ErrNotFound
+	}
+	if err == nil {
+		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("kept machine %s: %w", name, err)
+	}
+	return dir, nil
+}
+
+// Keep makes the machine of a directory a kept one.
+func (k Kept) Keep(dir string) error {
+	data, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	temporary := filepath.Join(dir, keptOptions+".new")
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(temporary, filepath.Join(dir, keptOptions))
+	}
+	return errors.Join(err, syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// KeptMachine gives a kept machine's options and the image that it runs on.
+func (s *Store) KeptMachine(name string) (Kept, *Image, error) {
+	var k Kept
+	dir := s.KeptDir(name)
+	data, err := os.ReadFile(filepath.Join(dir, keptOptions))
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, nil, fmt.Errorf("there is no kept machine %s", name)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &k)
+	}
+	var img *Image
+	if err == nil {
+		img, err = readRecord(filepath.Join(dir, machineImageFile(0)))
+	}
+	if err != nil {
+		return k, nil, fmt.Errorf("kept machine %s: %w", name, err)
+	}
+	return k, img, nil
+}
+
+// KeptMachines gives the names of the machines that are kept.
+func (s *Store) KeptMachines() (names []string, err error) {
+	entries, err := readDir(s.Machines())
+	for _, entry := range entries {
+		if IsKept(filepath.Join(s.Machines(), entry.Name())) {
+			names = append(names, strings.TrimSuffix(entry.Name(), keptSuffix))
+		}
+	}
+	return names, err
+}
+
+// Forget makes a machine one that is not kept.
+func Forget(dir string) error {
+	err := os.Remove(filepath.Join(dir, keptOptions))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// RemoveKept removes a kept machine: from the first step on it is none. The error is from the lock if it is being started.
+func (s *Store) RemoveKept(name string, discard func(dir string)) error {
+	dir, err := s.KeepMachine(name, true)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := errors.Join(Forget(dir.Name()), syncDir(dir.Name())); err != nil {
+		return fmt.Errorf("kept machine %s: %w", name, err)
+	}
+	discard(dir.Name())
+	return nil
+}
+
 // machineImages match files in a machine's directory: the records of the image that it runs on, and of others that it has mounted, which keep
 // the layers.
 const machineImages = "image*.json"
+
+// machineImageFile is the name of the file for a machine's own image, and from 1 on for others.
+func machineImageFile(n int) string {
+	return strings.Replace(machineImages, "*", strings.Repeat("+", n), 1)
+}
+
+func claims(dir string, img *Image) bool {
+	files, _ := filepath.Glob(filepath.Join(dir, machineImages))
+	return slices.ContainsFunc(files, func(path string) bool {
+		claimed, err := readRecord(path)
+		return err == nil && claimed.ManifestDigest == img.ManifestDigest && slices.Equal(claimed.Layers, img.Layers)
+	})
+}
 
 // Claim keeps the layers and blobs of img for the machine with the directory dir, for as long as that is there. It takes no
 // lock: who removes layers looks at the machines after the records, and what is linked here was a record then. The error is
 // [ErrChanged] if img is not what is stored under its name any more.
 func (s *Store) Claim(img *Image, dir string) error {
+	if IsKept(dir) && claims(dir, img) { // since it was started first
+		return nil
+	}
 	var path string
 	err := fs.ErrExist
 	for n := 0; errors.Is(err, fs.ErrExist); n++ {
-		path = filepath.Join(dir, strings.Replace(machineImages, "*", strings.Repeat("+", n), 1))
+		path = filepath.Join(dir, machineImageFile(n))
 		err = os.Link(s.RecordPath(img.Reference), path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -96,7 +238,8 @@ func (s *Store) machineUses() ([]machineUse, error) {
 }
 
 // SweepMachines removes the directories of machines whose client was killed before a unit took them over: those that nobody
-// holds locked and that owned says no unit has. discard removes one.
+// holds locked and that owned says no unit has. discard removes one; of a machine that is
+// kept, what there is beside the directory.
 func (s *Store) SweepMachines(owned func(dir string) bool, discard func(dir string)) error {
 	if entries, err := readDir(s.Machines()); len(entries) == 0 {
 		return err

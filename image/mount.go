@@ -19,7 +19,7 @@ import (
 //
 // Changes are for the life of a machine, not beyond: the overlay is volatile, so that neither fsync(2) in a machine nor its end
 // waits for the disk below (the end would write out all that the host has to write there). After a crash what is in
-// writable is worth nothing.
+// writable is worth nothing. A machine that is kept has its changes on disk, as far as that can be known.
 func (s *Store) Mount(img *Image, writable string) (*os.File, error) {
 	var mount *os.File
 	var err error
@@ -127,7 +127,10 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 	if upper == "" {
 		attributes |= unix.MOUNT_ATTR_RDONLY
 	} else {
-		options = append(options, "upperdir="+upper, "workdir="+filepath.Join(writable, "work"), "volatile")
+		options = append(options, "upperdir="+upper, "workdir="+filepath.Join(writable, "work"))
+		if !strings.HasSuffix(writable, keptSuffix) {
+			options = append(options, "volatile")
+		}
 	}
 	mount, err = newMount("overlay", attributes, options...)
 	runtime.KeepAlive(lowers)
@@ -144,10 +147,13 @@ func makeUpper(writable string, root *os.File) (string, error) {
 	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
 		return "", fmt.Errorf("%s is on an overlay, which can't be the writable layer of another", writable)
 	}
+	upper := filepath.Join(writable, "upper")
+	if IsKept(writable) {
+		return upper, nil
+	}
 	if err := os.Mkdir(filepath.Join(writable, "work"), 0o700); err != nil {
 		return "", err
 	}
-	upper := filepath.Join(writable, "upper")
 	if err := os.Mkdir(upper, 0o755); err != nil {
 		return "", err
 	}

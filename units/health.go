@@ -136,7 +136,7 @@ func (m Machine) health(set *Set, confined Unit) error {
 		return nil
 	}
 	for _, d := range set.Main.Directives {
-		if slices.Contains([]string{"PrivateUsers", "AppArmorProfile", "SELinuxContext"}, d.Name) {
+		if slices.Contains([]string{"PrivateUsers", "UserNamespacePath", "AppArmorProfile", "SELinuxContext", "SmackProcessLabel"}, d.Name) {
 			if m.HealthAsked {
 				return fmt.Errorf("a health check can't be run in a machine with %s=; --no-healthcheck leaves it out", d.Name)
 			}
@@ -210,7 +210,9 @@ func joined(name string) bool {
 		"ProtectControlGroups", "ProtectHostname", "ProtectSystem", "ProtectHome", "ProtectProc", "ProcSubset", "RuntimeDirectory", "StateDirectory",
 		"CacheDirectory", "LogsDirectory", "WorkingDirectory", "User", "Group", "SupplementaryGroups", "DynamicUser", "AmbientCapabilities",
 		"Environment", "PassEnvironment", "UnsetEnvironment", "Standard", "TTY", "Syslog", "Log", "Delegate", "RemoveIPC", "IgnoreSIGPIPE",
-		"LoadCredential", "SetCredential", "ImportCredential", "KeyringMode", "Coredump", "MemoryPressureWatch"} {
+		"LoadCredential", "SetCredential", "ImportCredential", "KeyringMode", "Coredump", "MemoryPressureWatch", "Extension",
+		"ConfigurationDirectory", "PAMName", "Utmp", "OpenFile", "FileDescriptorStore", "RefreshOnReload", "ReloadSignal", "PrivateBPF", "BPFDelegate", "PIDFile",
+		"BusName", "NonBlocking", "USBFunction"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

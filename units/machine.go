@@ -51,6 +51,7 @@ type Machine struct {
 	Labels      Labels
 	Health      Health
 	Secrets     []Secret
+	Keep        bool // Dir stays when the machine has stopped
 	HealthAsked bool // it is not the image's alone
 
 	Manager  int            // version of the running systemd
@@ -183,7 +184,15 @@ func (m Machine) companion(name string) Unit {
 		stop = append(stop, Command{"umount", []string{"umount", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
 			Command{"rmdir", []string{"rmdir", m.Root}, []string{noExpansion, ignoreFailure}})
 	}
-	stop = append(stop, Command{"rm", append([]string{"rm", "--recursive", "--force", "--one-file-system", m.Dir}, m.healthFiles()...), []string{noExpansion}})
+	gone := m.healthFiles()
+	if m.Keep {
+		stop = append(stop, Command{"sync", []string{"sync", "--file-system", m.Dir}, []string{noExpansion, ignoreFailure}})
+	} else {
+		gone = append([]string{m.Dir}, gone...)
+	}
+	if len(gone) > 0 {
+		stop = append(stop, Command{"rm", append([]string{"rm", "--recursive", "--force", "--one-file-system"}, gone...), []string{noExpansion}})
+	}
 	u.set("ExecStop", stop)
 	u.set("Slice", "machine.slice")
 	return u

@@ -96,7 +96,9 @@ It can run at any time, beside pulls and starts.`,
 func sweepMachines(ctx context.Context, store *image.Store) (removed []image.Removed, err error) {
 	awaitEnded(ctx, store)
 	err = store.SweepMachines(machinedir.Owned, func(dir string) {
-		removed = append(removed, image.Removed{Kind: "machine", Name: filepath.Base(dir), Size: image.DiskUsage(dir)})
+		if !image.IsKept(dir) {
+			removed = append(removed, image.Removed{Kind: "machine", Name: filepath.Base(dir), Size: image.DiskUsage(dir)})
+		}
 		machinedir.Discard(dir)
 	})
 	return removed, err

@@ -21,6 +21,7 @@ import (
 
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/dbus"
+	"nspawnd/image"
 	"nspawnd/machined"
 	"nspawnd/units"
 )
@@ -48,6 +49,9 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
+			if store, openErr := image.Open(storeRoot); openErr == nil && image.IsKept(store.KeptDir(name)) {
+				return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
+			}
 			return fmt.Errorf("could not get path to machine: %w", err)
 		}
 		if _, err := io.WriteString(out, separator+status.format(out, time.Now())); err != nil {

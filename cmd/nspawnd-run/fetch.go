@@ -28,6 +28,10 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 	if err != nil {
 		return nil, nil, err
 	}
+	if o.lifecycle.startKept != "" {
+		img, err := keptImage(ctx, o, store)
+		return img, store, err
+	}
 	ref, err := store.Name(o.image)
 	if transport, _, _ := strings.Cut(o.image, ":"); err != nil && slices.Contains([]string{"oci", "oci-archive", "docker-archive", "dir", "aci"}, transport) {
 		err = fmt.Errorf("image %q: images in files are stored before they are run; see machinectl-lite import-oci --help", o.image)
@@ -64,6 +68,20 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 		err = image.ErrChanged
 	}
 	return img, store, err
+}
+
+// keptImage gives the image that a kept machine runs on, if it is trusted still. Its name may be another's by now.
+func keptImage(ctx context.Context, o *options, store *image.Store) (*image.Image, error) {
+	_, img, err := store.KeptMachine(o.lifecycle.startKept)
+	if err != nil || img.Trust.Inputs.Current(time.Now()) || slices.Contains(o.source.insecure, "image") {
+		return img, err
+	}
+	named, err := store.Image(img.Reference)
+	if err != nil || named.ManifestDigest != img.ManifestDigest {
+		return nil, fmt.Errorf("image %s: the rules have changed since it was accepted, and what is stored under its name is another; to verify it again: machinectl-lite pull-oci %s@%s, then tag it",
+			img.Reference, img.Reference.Repository(), img.ManifestDigest)
+	}
+	return img, checkTrust(ctx, o.source.root, named, o.source.insecure)
 }
 
 // warnOfPlatform says that an image is for another architecture, which works where the kernel knows an emulator (binfmt_misc).

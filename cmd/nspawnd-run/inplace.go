@@ -19,8 +19,8 @@ import (
 // the next start or by "machinectl-lite clean".
 func runInPlace(ctx context.Context, o *options, m units.Machine, over units.Options) error {
 	l := &o.lifecycle
-	if len(m.Resources) > 0 || len(o.unit.properties) > 0 || m.Restart.Policy != units.RestartNo || l.replace || l.cidFile != "" || l.pidFile != "" {
-		return errors.New("--in-place: limits, --property, --restart, --replace, --cidfile and --pidfile are the supervisor's, whose process this becomes")
+	if len(m.Resources) > 0 || len(o.unit.properties) > 0 || m.Restart.Policy != units.RestartNo || m.Keep || l.replace || l.cidFile != "" || l.pidFile != "" {
+		return errors.New("--in-place: limits, --property, --restart, --keep, --replace, --cidfile and --pidfile are the supervisor's, whose process this becomes")
 	}
 	m.Manager = minimumSystemd
 	img, store, err := describe(ctx, o, &m, over)

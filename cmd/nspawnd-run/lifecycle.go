@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"nspawnd/dbus"
+	"nspawnd/image"
 	"nspawnd/units"
 
 	"github.com/spf13/pflag"
@@ -17,16 +20,24 @@ import (
 
 // lifecycleFlags say when a machine ends and what follows, and what is noted of it.
 type lifecycleFlags struct {
+	flags                           *pflag.FlagSet
 	restart                         string
-	replace                         bool
+	replace, remove, keep           bool
+	startKept                       string // by machinectl-lite start: its name
 	cidFile, pidFile                string
 	labels, annotations, labelFiles []string
 
+	bus *dbus.Conn
 	cid *os.File // made before the start, so that of two starts with one file only one goes on
 }
 
 func (g *lifecycleFlags) register(f *pflag.FlagSet) {
+	g.flags = f
 	f.StringVar(&g.restart, "restart", "no", "start it again when it has ended: `no|always|unless-stopped|on-failure[:RETRIES]`")
+	f.BoolVar(&g.remove, "rm", true, "its changes go when it has ended")
+	f.BoolVar(&g.keep, "keep", false, "its changes stay when it has ended: machinectl-lite start starts it again, remove-machine removes it")
+	f.StringVar(&g.startKept, "start-kept", "", "")
+	_ = f.MarkHidden("start-kept")
 	f.BoolVar(&g.replace, "replace", false, "stop a machine of the same name first")
 	f.StringArrayVarP(&g.labels, "label", "l", nil, "note `KEY=VALUE` of it; its log has that too (journalctl NSPAWND_LABEL=KEY=VALUE)")
 	f.StringArrayVar(&g.labelFiles, "label-file", nil, "labels from `FILE`, one a line")
@@ -36,6 +47,13 @@ func (g *lifecycleFlags) register(f *pflag.FlagSet) {
 }
 
 func (g *lifecycleFlags) apply(m *units.Machine, _ *units.Options) error {
+	if g.keep && g.flags.Changed("rm") && g.remove {
+		return errors.New("--keep and --rm are opposites")
+	}
+	m.Keep = g.keep || !g.remove
+	if g.startKept != "" {
+		m.Name, g.cidFile = g.startKept, "" // that file was for its first start
+	}
 	var err error
 	if m.Restart, err = units.ParseRestart(g.restart); err != nil {
 		return fmt.Errorf("--restart: %w", err)
@@ -68,7 +86,12 @@ func (g *lifecycleFlags) apply(m *units.Machine, _ *units.Options) error {
 }
 
 // before does what comes just before the start.
-func (g *lifecycleFlags) before(ctx context.Context, bus *dbus.Conn, set units.Set) error {
+func (g *lifecycleFlags) before(ctx context.Context, bus *dbus.Conn, set units.Set, dir string) error {
+	if (g.keep || !g.remove) && g.startKept == "" {
+		if err := g.save(dir); err != nil {
+			return err
+		}
+	}
 	if g.cidFile != "" {
 		var err error
 		g.cid, err = os.OpenFile(g.cidFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -125,4 +148,40 @@ func replaceFile(path, content string) error {
 		os.Remove(f.Name())
 	}
 	return err
+}
+
+// machineDir makes the machine's directory.
+func (g *lifecycleFlags) machineDir(store *image.Store, m *units.Machine) (*os.File, error) {
+	if g.startKept == "" && image.IsKept(store.KeptDir(m.Name)) {
+		return nil, fmt.Errorf("the name is a kept machine's (machinectl-lite start %s starts that, machinectl-lite remove-machine %s removes it)", m.Name, m.Name)
+	}
+	if m.Keep {
+		dir, err := store.KeepMachine(m.Name, g.startKept != "")
+		// Asked with the lock held: the client of another start lets go of it when the units are there.
+		if err == nil && g.startKept != "" && g.bus.OwnsDirectory(context.Background(), m.Name) {
+			dir.Close()
+			err = nameTaken(m.Name, errors.New("it runs"))
+		}
+		if err == nil { // what was laid over other file systems than the root goes with each run
+			overlays, _ := filepath.Glob(filepath.Join(dir.Name(), "overlay-*"))
+			for _, overlay := range overlays {
+				err = errors.Join(err, os.RemoveAll(overlay))
+			}
+		}
+		return dir, err
+	}
+	return store.NewMachine(m.Name)
+}
+
+// save notes how the machine was started.
+func (g *lifecycleFlags) save(dir string) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool { // what is about this one call
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains([]string{"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}, name)
+	})
+	return image.Kept{Args: os.Args[1:], Env: env, Directory: here}.Keep(dir)
 }

@@ -24,6 +24,7 @@ type rootTree struct {
 	lock      *os.File // the machine's directory in the store, locked; nil: none
 	dir       string   // its path
 	kept      bool
+	again     bool // it was there before, and stays
 
 	source *imageFlags // for other images
 }
@@ -31,14 +32,14 @@ type rootTree struct {
 // prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
 // the account, the home directory. A dry run mounts it read-only and leaves no trace.
 func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) (*rootTree, error) {
-	t, dryRun := &rootTree{source: &o.source}, o.unit.dryRun
+	t, dryRun := &rootTree{source: &o.source, again: o.lifecycle.startKept != ""}, o.unit.dryRun
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
 		if err = store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
 			return nil, err
 		}
-		if t.lock, err = store.NewMachine(m.Name); err != nil {
+		if t.lock, err = o.lifecycle.machineDir(store, m); err != nil {
 			return nil, err
 		}
 		t.dir = t.lock.Name()
@@ -240,6 +241,9 @@ func (t *rootTree) release() {
 		return
 	}
 	if !t.kept {
+		if !t.again {
+			_ = image.Forget(t.dir)
+		}
 		machinedir.Discard(t.dir)
 	}
 	t.lock.Close()

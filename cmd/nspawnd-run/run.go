@@ -29,6 +29,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, fmt.Errorf("%w; nspawnd needs systemd as PID 1", err)
 	}
 	defer bus.Close()
+	o.lifecycle.bus = bus
 	if m.Manager, err = bus.Version(ctx); err != nil {
 		return 0, err
 	}
@@ -66,7 +67,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	}
 	defer streams.release()
 	defer o.lifecycle.release()
-	if err := o.lifecycle.before(ctx, bus, set); err != nil {
+	if err := o.lifecycle.before(ctx, bus, set, root.dir); err != nil {
 		return 0, wrap(err)
 	}
 	service, err := bus.Start(ctx, set, fds, !m.Detached)

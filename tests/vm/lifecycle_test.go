@@ -10,7 +10,7 @@ func TestLifecycle(t *testing.T) {
 		m.signedImages()
 		m.Must("nspawnd-run", tiny, "true")
 		m.Must("machinectl-lite", "pull-oci", redis)
-		for name, test := range map[string]func(*testing.T, *Machine){"restarts": restarts, "notes and files": notes, "replace": replaces} {
+		for name, test := range map[string]func(*testing.T, *Machine){"restarts": restarts, "notes and files": notes, "replace": replaces, "kept": keeps} {
 			t.Run(name, func(t *testing.T) { test(t, m.With(t)) })
 		}
 		m.nothingLeft(t)
@@ -80,5 +80,37 @@ func replaces(t *testing.T, m *Machine) {
 	if last := strings.TrimSpace(r.Stdout); !strings.HasSuffix(last, "\n1") {
 		t.Errorf("%s%s", r.Stdout, r.Stderr)
 	}
+	m.nothingLeft(t)
+}
+
+func keeps(t *testing.T, m *Machine) {
+	const run = "nspawnd-run -d --name pet --keep -e MINE -l a=b -v ./v:/v -v pets:/n -v ./v:/o:O -u 0 --entrypoint sh " + redis + " -c 'trap \"exit 0\" TERM; echo $MINE >> /etc/starts; cp /etc/starts /v/; cp /etc/starts /n/; touch /o/x; echo up; while :; do sleep 1000 & wait; done'; "
+	const up = "await systemctl is-active -q nspawnd-pet; await test -s /srv/v/starts; cat /srv/v/starts; rm /srv/v/starts; "
+	const down = "systemctl stop nspawnd-pet; await sh -c '[ $(systemctl show -P ActiveState nspawnd-pet-root) = inactive ]'; "
+	m.expect(t,
+		outcome{"mkdir -p /srv/v; cd /srv; export MINE=first; " + run + up + down, 0, "pet\nfirst\n", ""},
+		outcome{"machinectl-lite list-kept --no-legend; machinectl-lite status pet", 1, "/^pet +stopped +.*redis.*\n$/", "/has stopped and is kept; to start it/"},
+		outcome{"machinectl-lite clean; machinectl-lite remove " + redis, 1, "", "/machine pet uses it/"},
+		outcome{"nspawnd-run --name pet " + tiny + " true", 125, "", "/name is a kept machine's/"},
+		// As after a reboot: nothing of it is in the manager, and /run is empty.
+		outcome{"systemctl daemon-reexec; rm -rf /run/nspawnd; machinectl-lite start pet; " + up + "machinectl-lite list-kept --no-legend; machinectl-lite status pet | grep Label", 0, "/^pet\nfirst\nfirst\npet +running.*\n.*Label: a=b\n$/", ""},
+		outcome{"machinectl-lite start pet", 125, "", "/^nspawnd-run: pet: the name pet is taken: it runs .*\n$/"},
+		outcome{"machinectl-lite remove-machine pet", 1, "", "/machine pet runs; to end it/"},
+		outcome{down + "machinectl-lite start pet; " + up + down, 0, "pet\nfirst\nfirst\nfirst\n", ""},
+		// What has lost its trust does not start.
+		outcome{"mv /etc/nspawnd/trust.d /etc/nspawnd/trust.off; machinectl-lite start pet; status=$?; mv /etc/nspawnd/trust.off /etc/nspawnd/trust.d; exit $status", 125, "", "/^nspawnd-run: .*redis/"},
+		outcome{"ls -d /var/lib/nspawnd/machines/pet.kept/overlay-* | wc -l; machinectl-lite remove-machine pet nosuch || machinectl-lite remove-volume pets > /dev/null; ls /var/lib/nspawnd/machines", 0, "1\n", "machinectl-lite: there is no kept machine nosuch\n"},
+		outcome{"machinectl-lite start pet", 1, "", "machinectl-lite: there is no kept machine pet\n"},
+		outcome{"nspawnd-run --name bad --keep -p WorkingDirectory=/no/such " + tiny + "; machinectl-lite list-kept --no-legend", 0, "", "/^nspawnd-run: bad: .*\n$/"},
+		outcome{"nspawnd-run --keep --rm " + tiny, 125, "", "nspawnd-run: --keep and --rm are opposites\n"},
+	)
+	// Killed at any point: a kept machine that starts, or none, and one that was there stays.
+	m.Script(`for i in $(seq 20); do nspawnd-run -d --keep --name "k$i" ` + tiny + ` trap > /dev/null 2>&1 & sleep "0.0$(printf %02d $((i * 5 % 100)))"; kill -KILL $!; done; wait; systemctl stop 'nspawnd-k*.service'`)
+	m.expect(t,
+		outcome{"machinectl-lite clean > /dev/null; for k in $(machinectl-lite list-kept --no-legend | cut -d' ' -f1); do machinectl-lite start $k > /dev/null && systemctl stop nspawnd-$k && await sh -c \"[ \\$(systemctl show -P ActiveState nspawnd-$k-root) = inactive ]\"; machinectl-lite remove-machine $k; done; systemctl reset-failed 'nspawnd-k*'", 0, "", ""},
+		outcome{"nspawnd-run -d --keep --name still " + tiny + " trap > /dev/null; systemctl stop nspawnd-still; await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]';" +
+			"for i in $(seq 10); do machinectl-lite start still > /dev/null 2>&1 & sleep 0.0$i; kill -KILL $!; wait $! 2>/dev/null; systemctl stop nspawnd-still 2>/dev/null; await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]'; done; machinectl-lite start still; systemctl stop nspawnd-still;" +
+			"await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]'; machinectl-lite remove-machine still; systemctl reset-failed 'nspawnd-still*' 2>/dev/null || :", 0, "still\n", ""},
+	)
 	m.nothingLeft(t)
 }

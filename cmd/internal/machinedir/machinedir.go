@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"nspawnd/image"
 	"nspawnd/units"
 
 	"golang.org/x/sys/unix"
@@ -76,9 +77,13 @@ func Name(dir string) string {
 // MountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
 func MountPath(dir string) string { return filepath.Join("/run/nspawnd", filepath.Base(dir)) }
 
-// Discard removes a machine's mount, if it has one, and its directory. What can't be removed now the next sweep finds.
+// Discard removes a machine's mount, if it has one, and its directory unless the machine is kept. What can't be removed now the next sweep
+// finds.
 func Discard(dir string) {
-	_ = unix.Unmount(MountPath(dir), unix.MNT_DETACH)
+	for unix.Unmount(MountPath(dir), unix.MNT_DETACH) == nil { // as often as a client that was killed had mounted it
+	}
 	_ = os.Remove(MountPath(dir))
-	_ = os.RemoveAll(dir)
+	if !image.IsKept(dir) {
+		_ = os.RemoveAll(dir)
+	}
 }
