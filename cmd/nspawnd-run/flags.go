@@ -24,6 +24,7 @@ type options struct {
 	process   processFlags
 	mounts    mountFlags
 	network   networkFlags
+	names     nameFlags
 	resources resourceFlags
 	placement placementFlags
 	security  securityFlags
@@ -56,6 +57,7 @@ func (o *options) sections() []section {
 		{"Input and output", &o.streams},
 		{"Files", &o.mounts},
 		{"Network", &o.network},
+		{"Names of hosts", &o.names},
 		{"Resources", &o.resources},
 		{"Unit", &o.placement},
 		{"Security", &o.security},

@@ -183,13 +183,13 @@ func onMount(m *units.Machine, path string) bool {
 }
 
 // makeMounts mounts in the root what the client has to prepare there, of those mounts that chosen says.
-func (t *rootTree) makeMounts(ctx context.Context, store *image.Store, root *image.Root, m *units.Machine, chosen func(units.Mount) bool) error {
+func (t *rootTree) makeMounts(ctx context.Context, o *options, store *image.Store, root *image.Root, m *units.Machine, chosen func(units.Mount) bool) error {
 	for i := range m.Mounts {
 		mount := &m.Mounts[i]
 		if !mount.Prepared || !chosen(*mount) {
 			continue
 		}
-		made, err := t.makeMount(ctx, store, root, m, mount)
+		made, err := t.makeMount(ctx, o, store, root, m, mount)
 		if err != nil {
 			return fmt.Errorf("%s: %w", mount.Target, err)
 		}
@@ -203,7 +203,7 @@ func (t *rootTree) makeMounts(ctx context.Context, store *image.Store, root *ima
 }
 
 // makeMount gives a mount, detached yet.
-func (t *rootTree) makeMount(ctx context.Context, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (made *os.File, err error) {
+func (t *rootTree) makeMount(ctx context.Context, o *options, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (made *os.File, err error) {
 	options := image.MountOptions{ReadOnly: mount.ReadOnly, Exec: mount.Exec, SUID: mount.SUID, Dev: mount.Dev, Slave: mount.Propagation == "slave"}
 	never := false
 	if mount.Type != "bind" && options.SUID == nil {
@@ -212,7 +212,7 @@ func (t *rootTree) makeMount(ctx context.Context, store *image.Store, root *imag
 	if mount.Type != "bind" && mount.Type != "devpts" && options.Dev == nil {
 		options.Dev = &never
 	}
-	if made, err = t.openMount(ctx, store, root, m, mount); err != nil {
+	if made, err = t.openMount(ctx, o, store, root, m, mount); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -228,7 +228,7 @@ func (t *rootTree) makeMount(ctx context.Context, store *image.Store, root *imag
 	return made, image.SetMountOptions(made, options)
 }
 
-func (t *rootTree) openMount(ctx context.Context, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (*os.File, error) {
+func (t *rootTree) openMount(ctx context.Context, o *options, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (*os.File, error) {
 	switch mount.Type {
 	case "devpts":
 		return image.NewFileSystem("devpts", mount.Options)
@@ -241,9 +241,9 @@ func (t *rootTree) openMount(ctx context.Context, store *image.Store, root *imag
 		}
 		return made, err
 	case "image":
-		return t.openImage(ctx, store, mount)
+		return t.openImage(ctx, o, store, mount)
 	}
-	source, err := t.openSource(ctx, store, root, m, mount)
+	source, err := t.openSource(ctx, o, store, root, m, mount)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +289,7 @@ func copyUp(ctx context.Context, root *image.Root, mount *units.Mount, made *os.
 }
 
 // openImage mounts an image of the store, which the rules of today have to accept.
-func (t *rootTree) openImage(ctx context.Context, store *image.Store, mount *units.Mount) (*os.File, error) {
+func (t *rootTree) openImage(ctx context.Context, o *options, store *image.Store, mount *units.Mount) (*os.File, error) {
 	ref, err := store.Name(mount.Source)
 	if err != nil {
 		return nil, err
@@ -298,7 +298,7 @@ func (t *rootTree) openImage(ctx context.Context, store *image.Store, mount *uni
 	if err != nil {
 		return nil, fmt.Errorf("%w; to fetch it: machinectl-lite pull-oci %s", err, mount.Source)
 	}
-	if err := checkTrust(ctx, t.source.root, img, t.source.insecure); err != nil {
+	if err := checkTrust(ctx, o.source.root, img, o.source.insecure); err != nil {
 		return nil, err
 	}
 	if err := store.Claim(img, t.dir); err != nil {
@@ -314,7 +314,7 @@ func (t *rootTree) openImage(ctx context.Context, store *image.Store, mount *uni
 }
 
 // openSource opens the file or directory that is mounted.
-func (t *rootTree) openSource(ctx context.Context, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (*os.File, error) {
+func (t *rootTree) openSource(ctx context.Context, o *options, store *image.Store, root *image.Root, m *units.Machine, mount *units.Mount) (*os.File, error) {
 	switch {
 	case mount.Type == "bind":
 		fd, err := unix.Open(mount.Source, unix.O_PATH|unix.O_CLOEXEC, 0)

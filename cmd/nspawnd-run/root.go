@@ -13,7 +13,6 @@ import (
 
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
-	"nspawnd/network"
 	"nspawnd/units"
 )
 
@@ -25,14 +24,12 @@ type rootTree struct {
 	dir       string   // its path
 	kept      bool
 	again     bool // it was there before, and stays
-
-	source *imageFlags // for other images
 }
 
 // prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
 // the account, the home directory. A dry run mounts it read-only and leaves no trace.
 func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) (*rootTree, error) {
-	t, dryRun := &rootTree{source: &o.source, again: o.lifecycle.startKept != ""}, o.unit.dryRun
+	t, dryRun := &rootTree{again: o.lifecycle.startKept != ""}, o.unit.dryRun
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
@@ -49,7 +46,7 @@ func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(run)
 	}
-	if err := t.fill(ctx, store, img, m, &o.process, dryRun); err != nil {
+	if err := t.fill(ctx, o, store, img, m); err != nil {
 		t.release()
 		return nil, err
 	}
@@ -62,7 +59,8 @@ func takesDescriptor(manager int) bool {
 	return manager >= units.RootDescriptorSince && image.KernelAtLeast(6, 15)
 }
 
-func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Image, m *units.Machine, process *processFlags, dryRun bool) error {
+func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) error {
+	dryRun := o.unit.dryRun
 	var err error
 	if !dryRun {
 		if err := store.Claim(img, t.dir); err != nil {
@@ -84,10 +82,13 @@ func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Imag
 			}
 		}
 		// Before anything of the host is there, which a link of the image may lead to.
-		if err := errors.Join(writeFiles(root, m), process.writeFiles(root, m)); err != nil {
+		if err := makeOwnDirectories(root); err != nil {
 			return err
 		}
-		if err := t.makeMounts(ctx, store, root, m, units.Mount.InEtc); err != nil {
+		if err := errors.Join(o.names.write(root, m), o.process.writeFiles(root, m)); err != nil {
+			return err
+		}
+		if err := t.makeMounts(ctx, o, store, root, m, units.Mount.InEtc); err != nil {
 			return err
 		}
 	}
@@ -100,11 +101,11 @@ func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Imag
 	m.OwnMounts()
 	if !dryRun {
 		if !usersMounted {
-			if err := process.addUser(root, m, user); err != nil {
+			if err := o.process.addUser(root, m, user); err != nil {
 				return err
 			}
 		}
-		if err := t.makeMounts(ctx, store, root, m, func(mount units.Mount) bool { return !mount.InEtc() }); err != nil {
+		if err := t.makeMounts(ctx, o, store, root, m, func(mount units.Mount) bool { return !mount.InEtc() }); err != nil {
 			return err
 		}
 		if err := makeDirectories(root, m); err != nil {
@@ -152,19 +153,10 @@ func (t *rootTree) fill(ctx context.Context, store *image.Store, img *image.Imag
 	return err
 }
 
-// writeFiles makes what the image need not have: the directories that units.Machine relies on, and the files that tell the machine its name and
-// its network.
-func writeFiles(root *image.Root, m *units.Machine) error {
+// makeOwnDirectories makes the directories that units.Machine relies on and the image need not have.
+func makeOwnDirectories(root *image.Root) error {
 	for _, dir := range []string{"/etc", "/run", units.TerminalsMount} {
 		if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
-			return err
-		}
-	}
-	hostHosts, _ := os.ReadFile("/etc/hosts")
-	hostResolv, _ := os.ReadFile("/etc/resolv.conf")
-	hosts, resolv := network.Files(m.Payload.Hostname, m.Network == units.HostNetwork, string(hostHosts), string(hostResolv))
-	for name, content := range map[string]string{"/etc/hosts": hosts, "/etc/resolv.conf": resolv} {
-		if err := root.WriteFile(name, []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
