@@ -79,18 +79,18 @@ func SetMountOptions(mount *os.File, o MountOptions) error {
 }
 
 // MountOn attaches a detached mount to a path of the tree. Symbolic links lead to what they lead to for the machine. What is not there is made,
-// as a directory or, for a mount of anything else, as an empty file. It returns the path without symbolic links.
-func (r *Root) MountOn(mount *os.File, name string) (string, error) {
+// as a directory or, for a mount of anything else, as an empty file.
+func (r *Root) MountOn(mount *os.File, name string) error {
 	at, err := r.mountPoint(mount, name)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer at.Close()
 	err = unix.MoveMount(int(mount.Fd()), "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
-		return "", &fs.PathError{Op: "mounting on", Path: name, Err: err}
+		return &fs.PathError{Op: "mounting on", Path: name, Err: err}
 	}
-	return r.pathOf(at)
+	return nil
 }
 
 func (r *Root) mountPoint(mount *os.File, name string) (*os.File, error) {
@@ -98,15 +98,7 @@ func (r *Root) mountPoint(mount *os.File, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.IsDir() {
-		err = r.MkdirAll(name, 0o755, 0, 0)
-	} else {
-		err = r.makeFile(name)
-	}
-	if errors.Is(err, fs.ErrExist) {
-		err = errors.New("a symbolic link to nothing is in its way")
-	}
-	if err != nil {
+	if err := r.MakeMountPoint(name, info.IsDir()); err != nil {
 		return nil, err
 	}
 	at, err := r.openPath(name, 0)
@@ -135,6 +127,19 @@ func (r *Root) pathOf(handle *os.File) (string, error) {
 	link, err := os.Readlink(fdPath(handle))
 	root, rootErr := os.Readlink(fdPath(r.dir))
 	return path.Join("/", strings.TrimPrefix(link, strings.TrimSuffix(root, "/"))), errors.Join(err, rootErr)
+}
+
+// MakeMountPoint makes a directory or an empty file, unless there is something.
+func (r *Root) MakeMountPoint(name string, directory bool) (err error) {
+	if directory {
+		err = r.MkdirAll(name, 0o755, 0, 0)
+	} else {
+		err = r.makeFile(name)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = errors.New("a symbolic link to nothing is in its way")
+	}
+	return err
 }
 
 // makeFile makes an empty file, unless there is something.

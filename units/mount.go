@@ -28,7 +28,6 @@ type Mount struct {
 
 	// Prepared says that the client mounts it in the machine's root before the start, and no directive does.
 	Prepared bool
-	At       string // where it then is: what Target leads to in the root, without symbolic links
 }
 
 // ParseVolume reads [HOST:|NAME:]PATH[:OPTION,…] as podman-run(1) --volume does. A HOST that is relative starts with "."; the caller makes
@@ -312,20 +311,34 @@ func (m Mount) Mode() (mode uint32, given bool) {
 //
 // Binds could be BindPaths=, but then later mounts of the host would show, the attributes of podman's options would be missing, and neither the
 // command nor its user could be looked up in them.
-func (machine *Machine) PlaceMounts(copied func(Mount) bool) error {
-	for i := range machine.Mounts {
-		m := &machine.Mounts[i]
-		if m.onAPI() {
-			if m.Type != "tmpfs" && m.Type != "bind" || m.Exec != nil || m.SUID != nil || m.Dev != nil || m.Propagation != "" || m.Chown && m.Type == "bind" || m.Overlay {
-				return fmt.Errorf("%s: below /dev, /proc and /sys there can only be a path of the host, read-only or not, or a tmpfs", m.Target)
+func (m Machine) PlaceMounts(copied func(Mount) bool) error {
+	for i := range m.Mounts {
+		v := &m.Mounts[i]
+		if where := m.covered(*v); where != "" {
+			if v.Type != "tmpfs" && v.Type != "bind" || v.Exec != nil || v.SUID != nil || v.Dev != nil || v.Propagation != "" || v.Chown && v.Type == "bind" || v.Overlay {
+				return fmt.Errorf("%s: %s there can only be a path of the host, read-only or not, or a tmpfs", v.Target, where)
 			}
 			continue
 		}
 		// What the manager mounts hides what was prepared below of it.
-		covers := func(other Mount) bool { return strings.HasPrefix(other.Target, m.Target+"/") }
-		m.Prepared = m.Type != "tmpfs" || m.Target == "/run" || copied(*m) || slices.ContainsFunc(machine.Mounts, covers)
+		covers := func(other Mount) bool { return strings.HasPrefix(other.Target, v.Target+"/") }
+		v.Prepared = v.Type != "tmpfs" || v.Target == "/run" || copied(*v) || slices.ContainsFunc(m.Mounts, covers)
 	}
 	return nil
+}
+
+// covered says where a mount would be covered, or made read-only, if it were prepared in the root; "": nowhere.
+func (m Machine) covered(v Mount) string {
+	nspawn := m.Flavor == NspawnFlavor
+	switch top := strings.Split(v.Target, "/")[1]; {
+	case top == "dev" || top == "proc" || top == "sys":
+		return "below /dev, /proc and /sys"
+	case nspawn && (top == "run" || top == "tmp"):
+		return "below /run and /tmp, which systemd-nspawn makes,"
+	case nspawn && m.ReadOnly && !v.ReadOnly:
+		return "with systemd-nspawn's --read-only"
+	}
+	return ""
 }
 
 // InEtc says whether the mount may change who the users are.
@@ -340,11 +353,6 @@ func (m Machine) OwnMounts() {
 			v.Options = append(v.Options, fmt.Sprintf("uid=%d", m.Account.UID), fmt.Sprintf("gid=%d", m.Account.GID))
 		}
 	}
-}
-
-// onAPI says whether the mount is on a file system that the manager mounts over the root: /dev, /proc or /sys.
-func (m Mount) onAPI() bool {
-	return slices.Contains([]string{"dev", "proc", "sys"}, strings.Split(m.Target, "/")[1])
 }
 
 // flags are mount(8)'s words for the attributes of a new file system or a volume.
@@ -395,13 +403,6 @@ func (m Machine) mounts(u *Unit) (notes []string) {
 		switch {
 		case v.Prepared:
 			notes = append(notes, "mounted in the root before the start: "+v.String())
-			if m.Flavor == NspawnFlavor { // which mounts its own /run and /tmp, and a read-only root with all below
-				directive, at := "BindPaths", cmp.Or(v.At, v.Target)
-				if v.ReadOnly {
-					directive = "BindReadOnlyPaths"
-				}
-				u.set(directive, []Bind{{Source: m.Root + at, Target: at, Flags: Recursive}})
-			}
 			if m.ReadOnly && !v.ReadOnly {
 				u.set("ReadWritePaths", []string{"-+" + v.Target})
 			}

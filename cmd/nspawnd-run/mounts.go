@@ -186,14 +186,24 @@ func onMount(m *units.Machine, path string) bool {
 func (t *rootTree) makeMounts(ctx context.Context, o *options, store *image.Store, root *image.Root, m *units.Machine, chosen func(units.Mount) bool) error {
 	for i := range m.Mounts {
 		mount := &m.Mounts[i]
-		if !mount.Prepared || !chosen(*mount) {
+		if !chosen(*mount) {
+			continue
+		}
+		if !mount.Prepared {
+			// systemd-nspawn makes no mount point in a read-only root, and its own /run and /tmp.
+			if m.Flavor == units.NspawnFlavor && !strings.HasPrefix(mount.Target, "/run/") && !strings.HasPrefix(mount.Target, "/tmp/") {
+				info, err := os.Stat(mount.Source)
+				if err := root.MakeMountPoint(mount.Target, err != nil || info.IsDir()); err != nil {
+					return fmt.Errorf("%s: %w", mount.Target, err)
+				}
+			}
 			continue
 		}
 		made, err := t.makeMount(ctx, o, store, root, m, mount)
 		if err != nil {
 			return fmt.Errorf("%s: %w", mount.Target, err)
 		}
-		mount.At, err = root.MountOn(made, mount.Target)
+		err = root.MountOn(made, mount.Target)
 		made.Close()
 		if err != nil {
 			return err
