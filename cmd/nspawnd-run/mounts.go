@@ -251,7 +251,7 @@ func (t *rootTree) openMount(ctx context.Context, o *options, store *image.Store
 		}
 		return made, err
 	case "image":
-		return t.openImage(ctx, o, store, mount)
+		return t.openImage(ctx, o, store, m, mount)
 	}
 	source, err := t.openSource(ctx, o, store, root, m, mount)
 	if err != nil {
@@ -269,7 +269,7 @@ func (t *rootTree) openMount(ctx context.Context, o *options, store *image.Store
 	if !mount.Overlay {
 		return image.OpenMount(source, !mount.NoRecursive)
 	}
-	writable, err := os.MkdirTemp(t.dir, "overlay-")
+	writable, err := t.newWritable(m, mount)
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +299,7 @@ func copyUp(ctx context.Context, root *image.Root, mount *units.Mount, made *os.
 }
 
 // openImage mounts an image of the store, which the rules of today have to accept.
-func (t *rootTree) openImage(ctx context.Context, o *options, store *image.Store, mount *units.Mount) (*os.File, error) {
+func (t *rootTree) openImage(ctx context.Context, o *options, store *image.Store, m *units.Machine, mount *units.Mount) (*os.File, error) {
 	ref, err := store.Name(mount.Source)
 	if err != nil {
 		return nil, err
@@ -316,11 +316,22 @@ func (t *rootTree) openImage(ctx context.Context, o *options, store *image.Store
 	}
 	writable := ""
 	if !mount.ReadOnly {
-		if writable, err = os.MkdirTemp(t.dir, "overlay-"); err != nil {
+		if writable, err = t.newWritable(m, mount); err != nil {
 			return nil, err
 		}
 	}
 	return store.Mount(img, writable)
+}
+
+// newWritable makes a directory of the machine's for what it changes in a mount. What a machine that is kept had changed when it ran before is gone,
+// as with podman.
+func (t *rootTree) newWritable(m *units.Machine, mount *units.Mount) (string, error) {
+	n := slices.IndexFunc(m.Mounts, func(other units.Mount) bool { return other.Target == mount.Target })
+	path := filepath.Join(t.dir, "overlay-"+strconv.Itoa(n))
+	if err := os.RemoveAll(path); err != nil {
+		return "", err
+	}
+	return path, os.Mkdir(path, 0o700)
 }
 
 // openSource opens the file or directory that is mounted.
