@@ -128,9 +128,12 @@ func (s *Store) useVolume(ctx context.Context, name, machine string, content *os
 			return nil, err
 		}
 	}
-	if err := os.Mkdir(path, 0o755); err == nil {
-		err = os.Chown(path, int(uid), int(gid))
-	} else if !errors.Is(err, fs.ErrExist) {
+	switch err := os.Mkdir(path, 0o755); {
+	case err == nil:
+		if err := os.Chown(path, int(uid), int(gid)); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, fs.ErrExist):
 		return nil, err
 	}
 	if err := syncDir(s.path("volumes")); err != nil {

@@ -146,7 +146,7 @@ func (m *Mount) finish(s string, options []string) error {
 		return fmt.Errorf("%q: the machine has its own %s", s, m.Target)
 	}
 	if m.Type == "volume" && m.Source != "" && !ValidVolumeName(m.Source) {
-		return fmt.Errorf("%q: %q is not a volume's name (letters, digits, and \"_\", \".\", \"-\" after the first); a path starts with / or .", s, m.Source)
+		return fmt.Errorf("%q: %q is not a volume's name (letters, digits, and \"_\", \".\", \"-\" after the first); a path starts with \".\" or /", s, m.Source)
 	}
 	return nil
 }

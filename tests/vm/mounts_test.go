@@ -52,6 +52,9 @@ func TestMountsBesidePodman(t *testing.T) {
 			}
 			ours := m.Script(await + prepare + "nspawnd-run" + run)
 			theirs := m.Script(await + prepare + "podman run --rm --network=host --cgroups=disabled --pids-limit=0" + run)
+			if m.Suite == Trixie && strings.Contains(c.flags, "--read-only-tmpfs=false") { // podman 5.4 leaves it writable
+				theirs.Stdout = strings.Replace(theirs.Stdout, "ok\n", "touch: cannot touch '/dev/shm/x': Read-only file system\nok\n", 1)
+			}
 			if ours.Stdout == "" || ours.Stdout != theirs.Stdout || ours.Status != theirs.Status {
 				t.Errorf("%s: %s\nnspawnd-run: %d\n%s%s\npodman: %d\n%s%s", c.flags, c.script, ours.Status, ours.Stdout, ours.Stderr, theirs.Status, theirs.Stdout, theirs.Stderr)
 			}
@@ -92,7 +95,7 @@ func TestMounts(t *testing.T) {
 			outcome{"stat -c %a:%u /dev/fuse", 0, "600:0\n", ""},
 			outcome{in("-v /dev/log:/dev/log -v /sys/fs/cgroup:/sys/fs/cgroup:ro", "test -S /dev/log && ls -d /sys/fs/cgroup/system.slice"), 0, "/sys/fs/cgroup/system.slice\n", ""},
 			outcome{in("--dry-run -v /srv/v:/m:ro --tmpfs /t --device /dev/fuse -v data:/d", "true") + " | grep -E '^# mounted|^TemporaryFileSystem=.?/t|^[BD].*fuse' | sort", 0,
-				"# mounted in the root before the start: /d: volume data\n# mounted in the root before the start: /m: bind /srv/v, read-only\nBindReadOnlyPaths=/dev/fuse:/dev/fuse\nDeviceAllow=/dev/fuse rwm\nTemporaryFileSystem=\"/t:nosuid,nodev,mode=1777,size=50%%\"\n", ""},
+				"# mounted in the root before the start: /d: volume data\n# mounted in the root before the start: /m: bind /srv/v, read-only\nBindReadOnlyPaths=/dev/fuse:/dev/fuse\nDeviceAllow=/dev/fuse rwm\nTemporaryFileSystem=/t:\"nosuid,nodev,mode=1777,size=50%\"\n", ""},
 			outcome{"ls /var/lib/nspawnd/volumes 2>/dev/null | wc -l", 0, "0\n", ""},
 			outcome{"nspawnd-run --dry-run -v /srv/v:/app --entrypoint /app/run " + redis + " | grep -c ExecStart=.*/app/run", 0, "1\n", ""},
 
@@ -178,7 +181,7 @@ func killedWithVolumes(t *testing.T, m *Machine) {
 		want=$(nspawnd-run -u 0 --entrypoint sh ` + redis + ` -c "find /usr/share | wc -l")
 		for i in $(seq ` + kills(30) + `); do
 			machinectl-lite remove-volume big > /dev/null 2>&1 || :
-			whole > /dev/null 2>&1 & sleep "0.$(printf %03d $((i * 37 % 600)))"; pkill -KILL -P $! -x nspawnd-run || kill -KILL $!; wait $! 2>/dev/null
+			whole > /dev/null 2>&1 & sleep "0.$(printf %03d $((i * 37 % 600)))"; pkill -KILL -P $! -x nspawnd-run || kill -KILL $! 2>/dev/null; wait $! 2>/dev/null
 			[ ! -e /var/lib/nspawnd/volumes/big ] || [ "$(find /var/lib/nspawnd/volumes/big | wc -l)" = "$want" ] || echo "half a volume"
 			got=$(whole); [ "$got" = "$want" ] || echo "$got of $want"
 		done; machinectl-lite clean > /dev/null; ls /var/lib/nspawnd/tmp`, 0, "", ""})

@@ -178,7 +178,7 @@ func TestProcess(t *testing.T) {
 		cases("signals and times",
 			outcome{"nspawnd-run --name sig localhost/tiny trap > /tmp/sig & pid=$!; await grep -q ready /tmp/sig; for s in USR1 USR2 WINCH HUP CONT QUIT; do kill -$s $pid; await grep -q $s /tmp/sig; done; wait $pid; cat /tmp/sig", 0,
 				"ready\nUSR1\nUSR2\nWINCH\nHUP\nCONT\nQUIT\n", ""},
-			outcome{"nspawnd-run --name sig --sig-proxy=false localhost/tiny trap > /tmp/sig & pid=$!; await grep -q ready /tmp/sig; kill -TERM $pid; wait $pid; echo $?; cat /tmp/sig; systemctl is-active nspawnd-sig; systemctl stop nspawnd-sig", 0,
+			outcome{"nspawnd-run --name sig --sig-proxy=false localhost/tiny trap > /tmp/unproxied & pid=$!; await grep -q ready /tmp/unproxied; kill -TERM $pid; wait $pid; echo $?; cat /tmp/unproxied; systemctl is-active nspawnd-sig; systemctl stop nspawnd-sig", 0,
 				"/^143\nready\nactive\n$/", "/^(.*Terminated.*\n)?$/"},
 			outcome{"nspawnd-run -d --name st --stop-signal USR1 --stop-timeout 30 localhost/tiny trap USR1 >/dev/null; said st ready; systemctl show nspawnd-st -p KillSignal,TimeoutStopUSec | sort; systemctl stop nspawnd-st; journalctl -qt st -o cat | tail -1", 0,
 				"KillSignal=10\nTimeoutStopUSec=30s\nUSR1\n", ""},
