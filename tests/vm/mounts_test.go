@@ -129,8 +129,8 @@ func volumes(t *testing.T, m *Machine, in func(flags, script string) string, sta
 		outcome{verb("__complete remove-volume '' 2>/dev/null") + "; ls /var/lib/nspawnd/volumes /var/lib/nspawnd/tmp", 0, "data\n:4\n/var/lib/nspawnd/tmp:\n\n/var/lib/nspawnd/volumes:\ndata\n", ""},
 		// A machine that is kept has its volumes still; what it changed in a host's directory with "O" is gone.
 		outcome{"mkdir -p /srv/o; nspawnd-run -d --keep --name kept -u 0 -v kv:/data -v /own -v /srv/o:/o:O --entrypoint sh " + redis + ` -c 'trap "exit 0" TERM; echo "$(ls /data /own /o | xargs)"; touch /data/d /own/own /o/o; echo ready; while :; do sleep 1000 & wait; done' > /dev/null
-			said kept ready; machinectl-lite terminate kept; await sh -c '! systemctl is-active -q nspawnd-kept-root'; machinectl-lite start kept > /dev/null; await sh -c '[ $(journalctl -qt kept -o cat | grep -c ready) = 2 ]'
-			journalctl -qt kept -o cat; machinectl-lite terminate kept; machinectl-lite remove-volume kv`, 1, "/data: README /own: /o:\nready\n/data: README d /own: own /o:\nready\n",
+			said kept ready; systemctl stop nspawnd-kept; await sh -c '[ -z "$(systemctl list-units --plain --no-legend "nspawnd-kept*")" ]'; machinectl-lite start kept > /dev/null; await sh -c '[ $(journalctl -qt kept -o cat | grep -c ready) = 2 ]'
+			journalctl -qt kept -o cat; systemctl stop nspawnd-kept; machinectl-lite remove-volume kv`, 1, "/data: README /o: /own:\nready\n/data: README d /o: /own: own\nready\n",
 			"machinectl-lite: volume kv: machine kept has it; to end that: machinectl-lite remove-machine kept\n"},
 		outcome{"machinectl-lite remove-machine kept && machinectl-lite remove-volume kv", 0, "/Removed volume 'kv'/", ""},
 		// Of many at the same time one fills it, and all see all of it.
