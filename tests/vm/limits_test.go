@@ -45,11 +45,26 @@ func TestLimits(t *testing.T) {
 		podman kill -a > /dev/null
 		systemctl stop nspawnd-flags
 
+		# Opened, it has nothing to read; without leave it is not opened.
+		modprobe loop
+		device() { nspawnd-run "$@" localhost:5000/tiny read /dev/x 2>&1 | grep -o 'invalid argument\|not permitted'; }
+		device --device /dev/loop-control:/dev/x
+		device --device /dev/loop-control:/dev/x:w
+		device -v /dev/loop-control:/dev/x
+		device -v /dev/loop-control:/dev/x --device-cgroup-rule 'c 10:237 r'
+		device -v /dev/loop-control:/dev/x --device-cgroup-rule 'c 10:* rw'
+
+		# Mounts, on a kernel that has none in a tree that is not attached.
+		nspawnd-run -v data:/v -v /etc:/e:O,noexec -v /own --mount type=image,src=localhost:5000/tiny,dst=/i localhost:5000/tiny write /v/x kept
+		nspawnd-run -v data:/v:ro localhost:5000/tiny read /v/x
+
+		for _ in $(seq 50); do systemctl is-system-running --quiet && break; sleep 0.2; done # the last machine's units go
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
 	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000",
-		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6", "running"}
+		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6",
+		"invalid argument", "not permitted", "not permitted", "invalid argument", "invalid argument", "kept", "running"}
 	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")
 	for i := range want {
 		if i >= len(got) || !strings.HasPrefix(got[i], want[i]) {
