@@ -30,7 +30,7 @@ deps: ## install the Debian packages that the lab and the VM need (as root)
 	tests/vm/deps.sh
 
 .PHONY: check
-check: lint unit race fuzz lab-tests ## run every test: lint, unit, race, fuzz, lab on systemd 257 and 262, VM (as root)
+check: lint race fuzz lab-tests ## run every test: lint, unit under the race detector, fuzz, lab on systemd 257 and 262, VM (as root)
 
 .PHONY: lint
 lint: ## go vet, staticcheck, gofmt, and what must not be linked
