@@ -56,7 +56,8 @@ func mayNameOutput(name string, n *node) bool {
 
 // look looks for a name of standard output in a file or link of the layer. It gives what the content's next reader has to read.
 func (t *tree) look(name string, n *node, content io.Reader) (io.Reader, error) {
-	if t.reopens || !mayNameOutput(name, n) {
+	_, without := t.keeper.(*restScanner) // has to know of a file before anything is read of its content, which it does not have
+	if without || t.reopens || !mayNameOutput(name, n) {
 		return content, nil
 	}
 	if n.isLink() {

@@ -24,7 +24,7 @@ func (s *Store) readLayer(diffID Digest) ([]byte, error) {
 // Whichever byte of a layer changes, verification finds it; every eleventh is tried.
 func TestVerifyLayer(t *testing.T) {
 	layer := makeTar(t, dir("./", 0o755), dir("d/", 0o700), file("d/a", "content"), symlink("d/l", strings.Repeat("x", 600)), file("b", "other"),
-		file("replaced", "before"), file("replaced", "after"))
+		file("replaced", "before"), file("replaced", "after"), file("looked-into.conf", "log = journal"), file("last", "one"))
 	files := map[string][]string{"erofs": {tarFile, indexFile, "layer.json"}, "dirs": {restFile, "tree/b", "tree/d/a", "content/2", "layer.json"}}
 	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
 		diffID, err := addTar(w, layer)

@@ -183,9 +183,9 @@ func TestPullProgress(t *testing.T) {
 			m.expect(t, onlyLayers)
 		}
 		d := m.dialog(t, 80, slow+strings.Replace(pull, "machinectl-lite pull-oci", "nspawnd-run", 1)+" true")
-		time.Sleep(2 * time.Second)
+		d.await(bar)
 		d.say(ctrlC)
-		if status, shown := d.end(); status != 130 || shown != "^Cnspawnd-run: image "+names[0]+": interrupted\r\n" {
+		if status, shown := d.end(); status != 130 || !strings.HasSuffix(shown, "nspawnd-run: image "+names[0]+": interrupted\r\n") {
 			t.Errorf("status %d, %q", status, shown)
 		}
 		m.expect(t, onlyLayers)
