@@ -87,6 +87,7 @@ func Start(suite Suite, o Options) (*Machine, error) {
 		}
 		defer reading.Close()
 		supervisor.ExtraFiles = append(supervisor.ExtraFiles, reading)
+		supervisor.Stderr = os.Stderr // why a lab ended before its test
 		m.life = writing
 	}
 	if err := supervisor.Start(); err != nil {

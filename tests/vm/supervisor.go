@@ -204,6 +204,12 @@ func superviseLab(args []string, report *os.File) (err error) {
 	select {
 	case err := <-gone:
 		gone <- err
+		select {
+		case <-stop:
+		case <-ended:
+		default:
+			return explain(fmt.Sprintf("the lab's PID 1 ended: %v", err))
+		}
 	case <-stop:
 	case <-ended:
 	}
