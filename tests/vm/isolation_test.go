@@ -176,6 +176,9 @@ func TestIsolation(t *testing.T) {
 		for id := range union {
 			a, inOurs := ours[id]
 			b, inTheirs := theirs[id]
+			if id[0] == "paths" && strings.Contains(id[1], "/erofs-N") {
+				continue // of mounts in all of the kernel, which come and go
+			}
 			verdict := isolationVerdict(id[0], id[1], a, b, inOurs, inTheirs)
 			if verdict == "weaker" {
 				for _, w := range weaker {
