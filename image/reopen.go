@@ -54,19 +54,15 @@ func mayNameOutput(name string, n *node) bool {
 	return n.isLink() || n.isRegular() && n.size <= maxConfiguration && (n.mode&0o111 != 0 || slices.Contains(configurations, path.Ext(name)))
 }
 
-// look looks for a name of standard output in a file or link of the layer. It gives what the content's next reader has to read.
-func (t *tree) look(name string, n *node, content io.Reader) (io.Reader, error) {
-	_, without := t.keeper.(*restScanner) // has to know of a file before anything is read of its content, which it does not have
-	if without || t.reopens || !mayNameOutput(name, n) {
-		return content, nil
-	}
+// look looks for a name of standard output in a file or link of the layer: in what the keeper has read of the content, and in the rest.
+func (t *tree) look(n *node, read *bytes.Buffer, rest io.Reader) error {
 	if n.isLink() {
 		t.reopens = NamesOutput([]byte(n.target))
-		return content, nil
+		return nil
 	}
-	data, err := io.ReadAll(content) // of mayNameOutput's size at most
-	t.reopens = NamesOutput(data) && (n.mode&0o111 == 0 || bytes.HasPrefix(data, []byte("#!")))
-	return bytes.NewReader(data), err
+	_, err := read.ReadFrom(rest) // to mayNameOutput's size at most
+	t.reopens = NamesOutput(read.Bytes()) && (n.mode&0o111 == 0 || bytes.HasPrefix(read.Bytes(), []byte("#!")))
+	return err
 }
 
 func reopens(yes bool) Reopens {

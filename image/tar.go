@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -177,8 +178,18 @@ func (t *tree) add(h *tar.Header, content io.Reader, from *countingReader) error
 	if !n.sparse && n.size > 0 {
 		from.copy = nil
 	}
-	if content, err = t.look(h.Name, n, content); err == nil && n.size > 0 && t.keeper != nil {
-		err = t.keeper.keep(n, content)
+	// The keeper is told first: one has to know of a file before anything is read of its content.
+	var read *bytes.Buffer
+	kept := content
+	if !t.reopens && mayNameOutput(h.Name, n) {
+		read = &bytes.Buffer{}
+		kept = io.TeeReader(content, read)
+	}
+	if n.size > 0 && t.keeper != nil {
+		err = t.keeper.keep(n, kept)
+	}
+	if read != nil && err == nil {
+		err = t.look(n, read, content)
 	}
 	from.copy = t.rest
 	return err

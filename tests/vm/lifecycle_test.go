@@ -41,7 +41,7 @@ func restarts(t *testing.T, m *Machine) {
 		outcome{"nspawnd-run -d --name again --restart unless-stopped " + tiny + " trap; said again ready; systemctl kill -s KILL --kill-whom=main nspawnd-again;" +
 			"await sh -c '[ $(systemctl show -P NRestarts nspawnd-again) = 1 ]'; await sh -c '[ x$(machinectl show -P Leader again 2>/dev/null) = x$(systemctl show -P MainPID nspawnd-again) ]'", 0, "again\n", ""},
 		outcome{"machinectl-lite status again", 0, "/Leader: [0-9]+ \\(tiny\\)/", ""},
-		outcome{"systemctl stop nspawnd-again; systemctl is-active nspawnd-again || :", 0, "inactive\n", ""},
+		outcome{"systemctl stop nspawnd-again; await sh -c 'systemctl is-active nspawnd-again > /dev/null; [ $? = 4 ]'; systemctl is-active nspawnd-again", 4, "inactive\n", ""},
 		// The manager's reload, its reexec and a stop of what waits to be started again.
 		outcome{": > /tmp/reload1; nspawnd-run --name reload --restart always " + tiny + " trap > /tmp/reload1 & pid=$!; await grep -q ready /tmp/reload1; for i in 1 2 3; do systemctl daemon-reload; systemctl daemon-reexec; done; systemctl stop nspawnd-reload; wait $pid", 0, "", ""},
 		outcome{": > /tmp/reload; nspawnd-run --name reload " + tiny + " trap USR1 > /tmp/reload & pid=$!; await grep -q ready /tmp/reload; for i in 1 2 3; do systemctl daemon-reload; systemctl daemon-reexec; done; kill -TERM $pid; await grep -q TERM /tmp/reload; systemctl kill -s USR1 --kill-whom=main nspawnd-reload; wait $pid", 0, "", ""},

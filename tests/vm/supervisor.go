@@ -53,9 +53,8 @@ func (s state) dir() string { return filepath.Join(stateDir, s.Name) }
 func supervise(args []string) error {
 	report := os.NewFile(3, "report")
 	err := superviseLab(args, report)
-	if err != nil {
-		// The starter may be gone; then nobody wants to know.
-		json.NewEncoder(report).Encode(state{Error: err.Error()})
+	if err != nil && json.NewEncoder(report).Encode(state{Error: err.Error()}) == nil {
+		return nil // the starter says it
 	}
 	return err
 }
@@ -204,12 +203,7 @@ func superviseLab(args []string, report *os.File) (err error) {
 	select {
 	case err := <-gone:
 		gone <- err
-		select {
-		case <-stop:
-		case <-ended:
-		default:
-			return explain(fmt.Sprintf("the lab's PID 1 ended: %v", err))
-		}
+		return explain(fmt.Sprintf("the lab's PID 1 ended: %v", err))
 	case <-stop:
 	case <-ended:
 	}

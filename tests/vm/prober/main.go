@@ -347,6 +347,10 @@ func access(path string) string {
 	done := make(chan string, 1)
 	go func() {
 		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			done <- "gone" // since it was listed
+			return
+		}
 		if err != nil {
 			done <- "-"
 			return
