@@ -544,6 +544,9 @@ func (p *propertyTest) properties(way string, i int) map[string]string {
 		if names, ok := v.Value().([]string); ok && dependencies.MatchString(property) {
 			slices.Sort(names)
 		}
+		if addresses, ok := v.Value().([][]any); ok && strings.HasPrefix(property, "IPAddress") { // a set, in the order of its hashes
+			slices.SortFunc(addresses, func(a, b []any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		}
 		if conditions, ok := v.Value().([][]any); ok && (property == "Conditions" || property == "Asserts") {
 			for i := range conditions {
 				conditions[i] = conditions[i][:4] // what follows is whether it held
