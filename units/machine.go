@@ -125,6 +125,9 @@ func (m Machine) Translate() (Set, error) {
 	for _, d := range m.Extra {
 		u.Lay(d)
 	}
+	if m.mainIsStrange() {
+		m.stopStrange(&u)
+	}
 	confined := Unit{Directives: slices.Clone(u.Directives)}
 	if err := m.launch(&u); err != nil {
 		return Set{}, err
@@ -136,11 +139,6 @@ func (m Machine) Translate() (Set, error) {
 		}
 	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
-	if m.mainIsStrange() {
-		stopper := stopper(u)
-		set.Main.set("Wants", []string{stopper.Name})
-		set.Aux = append(set.Aux, stopper)
-	}
 	if m.Restart.Policy != RestartNo && !m.Unregistered && m.Flavor != NspawnFlavor { // which registers itself each time
 		registrar := registrar(m)
 		set.Main.set("Wants", []string{registrar.Name})
@@ -182,7 +180,8 @@ func (m Machine) companion(name string) Unit {
 	var stop []Command
 	if m.Root != "" {
 		stop = append(stop, Command{"umount", []string{"umount", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
-			Command{"rmdir", []string{"rmdir", m.Root}, []string{noExpansion, ignoreFailure}})
+			// Not rmdir: what systemd 257 kills while it makes the machine's mounts may still make a mount point, below the one that is gone.
+			Command{"rm", []string{"rm", "--recursive", "--force", "--one-file-system", "--preserve-root=all", m.Root}, []string{noExpansion, ignoreFailure}})
 	}
 	gone := m.healthFiles()
 	if m.Keep {

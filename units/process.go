@@ -1,11 +1,9 @@
 package units
 
 import (
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
-
-	"nspawnd/cgroup"
 )
 
 // Account is a payload's user as numbers, resolved in the image.
@@ -50,47 +48,30 @@ func (m Machine) process(u *Unit) {
 	u.set("LimitNOFILE", Limit{defaultFiles, defaultFiles})
 	u.set("MemoryPressureWatch", "off")
 	u.set("LogExtraFields", []string{"NSPAWND_IMAGE=" + m.Image, "NSPAWND_DIGEST=" + m.Digest})
-	if m.mainIsStrange() {
-		// It keeps the service from being forgotten before the manager has seen how the main process ended. It runs on the host with
-		// the image's environment, so it has to be a static program that reads none of it.
-		//
-		// "+" takes the sandbox away from it and not the root directory: without RootDirectoryStartOnly= the program of that name in the machine
-		// would run, with all of the host's privileges (tried on 257).
-		u.set("RootDirectoryStartOnly", true)
-		u.set("ExecStopPost", []Command{{m.Launcher, []string{m.Launcher, "--await-main-process"}, []string{noExpansion, ignoreFailure, privileged}}})
-	}
 	m.streams(u)
 }
 
-// stopper is a unit that does for main what systemd does by itself from 258 on: it stops before main does, and for that sends
-// the stop signal, waits, and kills after the timeout. systemd 257 may kill right after the stop signal (see mainIsStrange).
+// stopStrange has the launcher do for a main process that is a stranger what systemd does by itself from 258 on: it sends the stop signal, and keeps
+// the service from being forgotten before the manager has seen how that process ended (see mainIsStrange). Commands of the user's own go first.
 //
-// It is a unit of its own because its commands run on the host: ExecStop= of the service would get the image's environment.
-func stopper(main Unit) Unit {
-	signal, timeout := main.Get("KillSignal").(int32), main.Get("TimeoutStopSec").(uint64)
-	const script = `pid=$(systemctl show --property=MainPID --value "$1")
-[ "$pid" -gt 0 ] && kill -"$2" "$pid" || exit 0
-timeout "$3" tail --follow --sleep-interval=0.05 --pid="$pid" /dev/null || kill -KILL "$pid"`
-	wait := "infinity" // sleep(1)'s word for it, which timeout(1) takes too
-	if timeout != cgroup.Infinity {
-		wait = fmt.Sprintf("%.3f", max(float64(timeout)/1e6, 0.001))
-		timeout += 5_000_000 // the script ends by itself before that
+// It is an ExecStop=. From an ExecStopPost= systemd 257's PID 1 dies by an assertion when a service of Type=exec is stopped while it starts: it finds
+// nothing to wait for and starts the command in the state before. ("Assertion '!s->exec_fd_event_source' failed", tried on 257.13.) So a service
+// that has one of the user's own is of Type=simple.
+func (m Machine) stopStrange(u *Unit) {
+	// It runs on the host with the image's environment, so it has to be a static program that reads none of it.
+	//
+	// "+" takes the sandbox away from it and not the root directory: without RootDirectoryStartOnly= the program of that name in the machine
+	// would run, with all of the host's privileges (tried on 257).
+	stop := Command{m.Launcher, []string{m.Launcher, "--stop=" + strconv.Itoa(int(u.Get("KillSignal").(int32)))}, []string{noExpansion, ignoreFailure, privileged}}
+	own, _ := u.Get("ExecStop").([]Command)
+	u.set("RootDirectoryStartOnly", true)
+	u.set("ExecStop", append(slices.Clone(own), stop))
+	if u.Get("ExecStopPost") != nil && u.Get("Type") == "exec" {
+		u.set("Type", "simple")
 	}
-	u := Unit{Name: strings.TrimSuffix(main.Name, ".service") + "-stop.service"}
-	u.set("Description", "Stop of "+main.Name)
-	u.set("PartOf", []string{main.Name})
-	u.set("After", []string{main.Name})
-	u.set("StopWhenUnneeded", true) // a BindsTo= would have an automatic restart start the service at once
-	u.set("CollectMode", "inactive-or-failed")
-	u.set("Type", "oneshot")
-	u.set("RemainAfterExit", true)
-	u.set("ExecStop", []Command{{"/bin/sh", []string{"sh", "-c", script, "stop", main.Name, strconv.Itoa(int(signal)), wait}, []string{noExpansion, ignoreFailure}}})
-	u.set("TimeoutStopSec", timeout)
-	u.set("Slice", "machine.slice")
-	return u
 }
 
-// workingDirectory gives the payload's. ExecStopPost= is to start in it as well, on the host, where it is missing: it may be ("-"). That the payload
+// workingDirectory gives the payload's. ExecStop= is to start in it as well, on the host, where it is missing: it may be ("-"). That the payload
 // has it, the client sees to.
 func (m Machine) workingDirectory() string {
 	if m.mainIsStrange() {
@@ -113,7 +94,7 @@ func (m Machine) environment() (plain, odd []string) {
 
 // validEnvironment says whether Environment= takes the assignment: a name of letters, digits and "_" that starts with no
 // digit, and a value of UTF-8 without control characters other than newline and tab (systemd.exec(5)). MAINPID has to stay the manager's
-// for ExecStopPost=.
+// for ExecStop=.
 func validEnvironment(assignment string) bool {
 	name, value, _ := strings.Cut(assignment, "=")
 	if nameLength(name) != len(name) {

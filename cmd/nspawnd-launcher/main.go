@@ -1,13 +1,13 @@
 // Command nspawnd-launcher is what PID 1 starts inside a machine when a directive can't say what the image asks: user
 // and group ids that the host doesn't know, strings that the bus refuses, a hostname on systemd 257, sysctls, a terminal. It sets them and becomes
 // the payload, or stays as its process 1. It is bind-mounted into the machine, so it is static and links nothing else of nspawnd. On
-// systemd 257 it is also the service's ExecStopPost=, which waits until the payload has ended.
+// systemd 257 it is also the service's ExecStop=.
 //
 // Usage:
 //
 //	nspawnd-launcher [--terminal=PATH] [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
 //	                 [--ids=UID,GID[,GROUP…]] [--quoted] [--env=NAME=VALUE…] [--init] -- PATH ARGV0 [ARG…]
-//	nspawnd-launcher --await-main-process
+//	nspawnd-launcher --stop=SIGNAL
 //	nspawnd-launcher --probe=UNIT …
 //	nspawnd-launcher --record-health=UNIT …
 //
@@ -19,6 +19,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -39,8 +40,8 @@ func main() {
 	runtime.LockOSThread()
 	args := os.Args[1:]
 	switch {
-	case len(args) == 1 && args[0] == "--await-main-process":
-		awaitMainProcess()
+	case len(args) == 1 && strings.HasPrefix(args[0], "--stop="):
+		stopMainProcess(strings.TrimPrefix(args[0], "--stop="))
 	case len(args) > 3 && args[0] == "--init" && args[1] == "--":
 		os.Exit(initProcess(args[2], args[3:]))
 	case len(args) > 0 && strings.HasPrefix(args[0], "--probe="):
@@ -208,17 +209,28 @@ func fail(status int, message string) {
 	os.Exit(status)
 }
 
-// awaitMainProcess waits until the process that the manager calls the service's main one has ended, if there still is one
-// (systemd.exec(5), $MAINPID). The manager's TimeoutStopSec= bounds it.
-func awaitMainProcess() {
+// stopMainProcess sends a signal, a number, to the process that the manager calls the service's main one (systemd.exec(5), $MAINPID), if there still
+// is one, and waits until it has ended. When TimeoutStopSec= has passed, the manager sends the same signal here: then it is killed.
+func stopMainProcess(number string) {
 	pid, err := strconv.Atoi(os.Getenv("MAINPID"))
 	if err != nil {
 		return // the manager has seen its end
 	}
+	n, err := strconv.Atoi(number)
+	must("--stop", err)
+	stop := syscall.Signal(n)
+	late := make(chan os.Signal, 1)
+	signal.Notify(late, stop)
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return
 	}
+	unix.PidfdSendSignal(fd, stop, nil, 0)
+	unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
+	go func() {
+		<-late
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	}()
 	// A signal may interrupt the wait; the runtime sends itself some.
 	for err = unix.EINTR; err == unix.EINTR; {
 		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)

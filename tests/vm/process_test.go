@@ -147,7 +147,7 @@ func TestProcess(t *testing.T) {
 		)
 		cases("init",
 			outcome{with("--init", "ps") + " | cut -d' ' -f2-", 0, "0 /run/nspawnd-launcher --init -- /bin/tiny /bin/tiny ps\n1 /bin/tiny ps\n", ""},
-			outcome{"nspawnd-run --init --name in localhost/tiny trap USR1 > /tmp/in & pid=$!; await grep -q ready /tmp/in; kill -HUP $pid; kill -USR1 $pid; wait $pid; cat /tmp/in", 0, "ready\nHUP\nUSR1\n", ""},
+			outcome{"nspawnd-run --init --name in localhost/tiny trap USR1 > /tmp/in & pid=$!; await grep -q ready /tmp/in; kill -HUP $pid; await grep -q HUP /tmp/in; kill -USR1 $pid; wait $pid; cat /tmp/in", 0, "ready\nHUP\nUSR1\n", ""},
 			outcome{sh("--init", "(sleep 0.1 &); sleep 0.5; grep -h ^State /proc/[0-9]*/status | sort | uniq -c | grep -c Z"), 1, "0\n", ""}, // no zombies
 			outcome{sh("--init", "(: >> /proc/1/exe) || (: > /run/nspawnd-launcher) || rm /run/nspawnd-launcher"), 1, "", "/busy/"},
 			outcome{"nspawnd-run -d --init --name in localhost/tiny trap >/dev/null; said in ready; systemctl stop nspawnd-in; journalctl -qt in -o cat | tail -1; systemctl is-failed -q nspawnd-in", 4, "TERM\n", ""},
