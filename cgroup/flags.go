@@ -51,7 +51,7 @@ var Flags = []Flag{
 	{Name: "cpus", Help: "limit its CPU time to that of `N` CPUs (1.5)", Directives: "CPUQuota", settings: cpus},
 	{Name: "cpu-quota", Help: "limit its CPU time to `MICROSECONDS` in each period", Directives: "CPUQuota", settings: cpuQuota},
 	{Name: "cpu-period", Help: "the period, `MICROSECONDS` from 1000 to 1000000 (default 100000)", Directives: "CPUQuotaPeriodSec", settings: cpuPeriod},
-	{Name: "cpu-shares", Help: "its part of CPU time beside others', `N` from 2 to 262144 (others have 1024)", Directives: "CPUWeight", settings: cpuShares},
+	{Name: "cpu-shares", Short: "c", Help: "its part of CPU time beside others', `N` from 2 to 262144 (others have 1024)", Directives: "CPUWeight", settings: cpuShares},
 	{Name: "cpuset-cpus", Help: "run on these `CPUS` alone (0-3,7)", Directives: "AllowedCPUs", settings: numbers("AllowedCPUs")},
 	{Name: "cpuset-mems", Help: "use memory of these `NODES` alone (0,1)", Directives: "AllowedMemoryNodes", settings: numbers("AllowedMemoryNodes")},
 	{Name: "cpu-rt-period", Refused: true, Help: "systemd has no directive for real-time CPU time in a cgroup"},

@@ -42,10 +42,12 @@ func Connect(ctx context.Context) (*Conn, error) {
 // Close closes the connection, and with it the references to units that it holds.
 func (c *Conn) Close() { c.Bus.Close() }
 
+func (c *Conn) manager() dbus.BusObject { return c.Bus.Object(managerName, managerPath) }
+
 // Version gives the manager's major version, like 257.
 func (c *Conn) Version(ctx context.Context) (int, error) {
 	var v string
-	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, getProperty, 0, managerInterface, "Version").Store(&v)
+	err := c.manager().CallWithContext(ctx, getProperty, 0, managerInterface, "Version").Store(&v)
 	if err != nil {
 		return 0, fmt.Errorf("asking systemd for its version: %w", err)
 	}
@@ -106,4 +108,10 @@ var ErrNameTaken = errors.New("name taken")
 func isError(err error, name string) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == name
+}
+
+// busTrouble says whether a call failed because the bus, or the manager on it, was not there at the moment.
+func busTrouble(err error) bool {
+	var e dbus.Error
+	return !errors.As(err, &e) || slices.Contains([]string{"NoReply", "NameHasNoOwner", "ServiceUnknown", "Disconnected"}, strings.TrimPrefix(e.Name, "org.freedesktop.DBus.Error."))
 }

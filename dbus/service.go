@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // Service is a running service that this connection started.
 type Service struct {
 	Name    string
-	conn    *Conn
+	conn    atomic.Pointer[Conn] // another one after the bus was restarted
 	signals chan *dbus.Signal
 	state   state
 	again   bool // Restart= may start it again after it has ended
@@ -51,9 +52,8 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 	}
 
 	restart, _ := set.Main.Get("Restart").(string)
-	s := &Service{Name: set.Main.Name, conn: c, signals: make(chan *dbus.Signal, 64), again: restart != "" && restart != "no"}
-	c.Bus.Signal(s.signals)
-	if err := s.subscribe(ctx); err != nil {
+	s := &Service{Name: set.Main.Name, again: restart != "" && restart != "no"}
+	if err := s.follow(ctx, c); err != nil {
 		return nil, err
 	}
 	job, err := c.systemd.StartTransientUnitAux(ctx, s.Name, "fail", properties, aux, nil)
@@ -103,7 +103,7 @@ func (s *Service) next(ctx context.Context) (*dbus.Signal, error) {
 		}
 		s.state.apply(signal)
 		return signal, nil
-	case <-s.conn.Bus.Context().Done():
+	case <-s.conn.Load().Bus.Context().Done():
 		return nil, errBusGone
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -159,20 +159,76 @@ func systemdStep(status int) string {
 
 var errBusGone = errors.New("the connection to the system bus is gone")
 
-// subscribe asks for the signals of this unit alone: with a match on all units, each of many clients would wake for each
+// follow has the connection's signals of this unit come here. Of this unit alone: with a match on all units, each of many clients would wake for each
 // machine.
-func (s *Service) subscribe(ctx context.Context) error {
-	manager := s.conn.Bus.Object(managerName, managerPath)
+func (s *Service) follow(ctx context.Context, c *Conn) error {
+	s.conn.Store(c)
+	s.signals = make(chan *dbus.Signal, 64)
+	c.Bus.Signal(s.signals)
 	calls := []*dbus.Call{
-		s.conn.Bus.BusObject().GoWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, nil,
+		c.Bus.BusObject().GoWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, nil,
 			fmt.Sprintf("type='signal',sender='%s',path='%s',member='PropertiesChanged'", managerName, unitPath(s.Name))),
-		manager.GoWithContext(ctx, managerInterface+".Subscribe", 0, nil),
+		c.manager().GoWithContext(ctx, managerInterface+".Subscribe", 0, nil),
 	}
 	for _, call := range calls {
 		if <-call.Done; call.Err != nil && !isError(call.Err, "org.freedesktop.systemd1.AlreadySubscribed") {
 			return fmt.Errorf("following %s: %w", s.Name, call.Err)
 		}
 	}
+	return nil
+}
+
+// busTimeout is how long a bus that is restarted, and the manager's return to it, are waited for.
+const busTimeout = 30 * time.Second
+
+// reconnect follows the service over a new connection to the bus, and holds it by that.
+func (s *Service) reconnect(ctx context.Context) error {
+	for end := time.Now().Add(busTimeout); ; {
+		err := s.overAgain(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case isError(err, noSuchUnit):
+			return errors.New("it ended while the system bus was away, and how is not known")
+		case time.Now().After(end):
+			return fmt.Errorf("%w: %w", errBusGone, err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Service) overAgain(ctx context.Context) error {
+	c, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err = s.follow(ctx, c); err == nil {
+		err = c.manager().CallWithContext(ctx, managerInterface+".RefUnit", 0, s.Name).Err
+	}
+	if err == nil {
+		err = s.read(ctx)
+	}
+	if err != nil {
+		c.Close()
+	}
+	return err
+}
+
+// read asks for the state that the signals tell of.
+func (s *Service) read(ctx context.Context) error {
+	properties, err := s.conn.Load().systemd.GetAllPropertiesContext(ctx, s.Name)
+	if err != nil {
+		return fmt.Errorf("asking how %s is: %w", s.Name, err)
+	}
+	s.state.active, _ = properties["ActiveState"].(string)
+	s.state.exitCode, _ = properties["ExecMainCode"].(int32)
+	s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
+	handoff, _ := properties["ExecMainHandoffTimestampMonotonic"].(uint64)
+	s.state.handedOver = handoff != 0
 	return nil
 }
 
@@ -228,7 +284,11 @@ func (s *Service) MainPID() uint32 { return s.state.mainPID }
 func (s *Service) Wait(ctx context.Context) (status int, err error) {
 	for {
 		for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
-			if _, err := s.next(ctx); err != nil {
+			_, err := s.next(ctx)
+			if errors.Is(err, errBusGone) {
+				err = s.reconnect(ctx)
+			}
+			if err != nil {
 				return 0, fmt.Errorf("waiting for %s: %w", s.Name, err)
 			}
 		}
@@ -237,15 +297,9 @@ func (s *Service) Wait(ctx context.Context) (status int, err error) {
 		}
 		// The signals did not say it; better no status than a wrong one. Or it may be about to be started again, before which it is "failed"
 		// or "inactive" for an instant: when the manager answers, that is over.
-		properties, err := s.conn.systemd.GetAllPropertiesContext(ctx, s.Name)
-		if err != nil {
-			return 0, fmt.Errorf("asking how %s ended: %w", s.Name, err)
+		if err := s.read(ctx); err != nil {
+			return 0, err
 		}
-		s.state.active, _ = properties["ActiveState"].(string)
-		s.state.exitCode, _ = properties["ExecMainCode"].(int32)
-		s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
-		handoff, _ := properties["ExecMainHandoffTimestampMonotonic"].(uint64)
-		s.state.handedOver = handoff != 0
 		if !s.again || s.state.stopped() {
 			break
 		}
@@ -267,12 +321,22 @@ func (st *state) exit() int {
 }
 
 // Signal sends a signal to the service's main process. One that is to end a service which would then be started again stops it, as with
-// docker-run(1): also when there is no process at the moment.
+// docker-run(1): also when there is no process at the moment. While the bus is restarted, it waits for that.
 func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
-	if s.again && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
-		return s.conn.BeginStop(ctx, s.Name)
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	for {
+		c, err := s.conn.Load(), error(nil)
+		if s.again && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
+			err = c.BeginStop(ctx, s.Name)
+		} else {
+			err = c.systemd.KillUnitWithTarget(ctx, s.Name, systemd.Main, int32(signal))
+		}
+		if err == nil || !busTrouble(err) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	return s.conn.systemd.KillUnitWithTarget(ctx, s.Name, systemd.Main, int32(signal))
 }
 
 // Stop stops a unit and waits until it has stopped.
@@ -294,19 +358,18 @@ func (c *Conn) Stop(ctx context.Context, unit string) error {
 
 // Replace stops the units of a set that run, and waits until the manager has forgotten them, so that the set can be started.
 func (c *Conn) Replace(ctx context.Context, set units.Set) error {
-	s := &Service{Name: set.Main.Name, conn: c, signals: make(chan *dbus.Signal, 64)}
-	c.Bus.Signal(s.signals)
-	defer c.Bus.RemoveSignal(s.signals)
-	if err := s.subscribe(ctx); err != nil {
+	s := &Service{Name: set.Main.Name}
+	if err := s.follow(ctx, c); err != nil {
 		return err
 	}
+	defer c.Bus.RemoveSignal(s.signals)
 	return s.clear(ctx, set, true)
 }
 
 // clear makes the names of a set free where they are held by units that have failed or finished, or also by running ones, and waits until
 // the manager has forgotten them.
 func (s *Service) clear(ctx context.Context, set units.Set, running bool) error {
-	c := s.conn
+	c := s.conn.Load()
 	properties, err := c.systemd.GetAllPropertiesContext(ctx, s.Name)
 	if err != nil {
 		return fmt.Errorf("asking for %s: %w", s.Name, err)
@@ -338,7 +401,7 @@ func (s *Service) clear(ctx context.Context, set units.Set, running bool) error 
 		}
 	}
 	// A start that fails because of an auxiliary unit leaves the main unit with our own reference.
-	_ = c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".UnrefUnit", 0, s.Name).Err
+	_ = c.manager().CallWithContext(ctx, managerInterface+".UnrefUnit", 0, s.Name).Err
 	for _, u := range all {
 		for c.loaded(ctx, u.Name) {
 			if err := s.untilRemoved(ctx, u.Name); err != nil {
@@ -351,7 +414,7 @@ func (s *Service) clear(ctx context.Context, set units.Set, running bool) error 
 
 // loaded says whether the manager has a unit in memory.
 func (c *Conn) loaded(ctx context.Context, unit string) bool {
-	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".GetUnit", 0, unit).Err
+	err := c.manager().CallWithContext(ctx, managerInterface+".GetUnit", 0, unit).Err
 	return !isError(err, noSuchUnit)
 }
 

@@ -98,7 +98,7 @@ func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 		return
 	}
 	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, changes)
-	_ = c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0).Err // or we have already
+	_ = c.manager().CallWithContext(ctx, managerInterface+".Subscribe", 0).Err // or we have already
 	for c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) {
 		select {
 		case <-signals:
@@ -131,7 +131,7 @@ func (c *Conn) Processes(ctx context.Context, unit string) ([]Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var processes []Process
-	err := c.Bus.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".GetUnitProcesses", 0, unit).Store(&processes)
+	err := c.manager().CallWithContext(ctx, managerInterface+".GetUnitProcesses", 0, unit).Store(&processes)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the processes of %s: %w", unit, err)
 	}

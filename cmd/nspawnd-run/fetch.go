@@ -101,6 +101,12 @@ func fetch(ctx context.Context, o *options) error {
 	for _, what := range o.source.insecure {
 		args = append(args, "--insecure-options="+what)
 	}
+	if o.source.authFile != "" {
+		args = append(args, "--authfile="+o.source.authFile)
+	}
+	if o.source.certDir != "" {
+		args = append(args, "--cert-dir="+o.source.certDir)
+	}
 	if o.source.wanted != (image.Platform{}) {
 		args = append(args, "--platform="+platformName(o.source.wanted))
 	}

@@ -29,6 +29,7 @@ type options struct {
 	placement placementFlags
 	security  securityFlags
 	streams   streamFlags
+	refused   refusedFlags
 }
 
 // flagGroup is flags that belong together.
@@ -61,6 +62,7 @@ func (o *options) sections() []section {
 		{"Resources", &o.resources},
 		{"Unit", &o.placement},
 		{"Security", &o.security},
+		{"", &o.refused},
 	}
 }
 
@@ -76,7 +78,9 @@ func addFlags(c *cobra.Command, o *options) {
 		f.SortFlags = false
 		s.group.register(f)
 		c.Flags().AddFlagSet(f)
-		fmt.Fprintf(&help, "\n%s:\n%s", s.title, f.FlagUsages())
+		if f.HasAvailableFlags() {
+			fmt.Fprintf(&help, "\n%s:\n%s", s.title, f.FlagUsages())
+		}
 	}
 	c.SetUsageFunc(func(c *cobra.Command) error {
 		fmt.Fprintf(c.OutOrStdout(), "Usage:\n  %s\n\nExamples:\n%s\n%s", c.UseLine(), c.Example, help.String())
@@ -89,7 +93,7 @@ func addFlags(c *cobra.Command, o *options) {
 
 // oneName gives a flag's own name for those that systemd-run(1) and docker-run(1) have for it.
 func oneName(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-	if own := map[string]string{"setenv": "env", "cgroup-parent": "slice"}[name]; own != "" {
+	if own := map[string]string{"setenv": "env", "cgroup-parent": "slice", "net": "network", "dns-opt": "dns-option"}[name]; own != "" {
 		name = own
 	}
 	return pflag.NormalizedName(name)

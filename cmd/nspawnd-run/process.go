@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,7 +23,7 @@ import (
 type processFlags struct {
 	flags                                    *pflag.FlagSet
 	env, envFiles, envMerge, unsetEnv        []string
-	envHost, unsetEnvAll                     bool
+	envHost, httpProxy, unsetEnvAll          bool
 	user, workdir, entrypoint, umask         string
 	groups, sysctls                          []string
 	hostname, zone, personality              string
@@ -36,6 +38,7 @@ func (g *processFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVarP(&g.env, "env", "e", nil, "set `NAME=VALUE` in the environment, or pass NAME or NAME* on from this one")
 	f.StringArrayVar(&g.envFiles, "env-file", nil, "the same for each line of `FILE`")
 	f.BoolVar(&g.envHost, "env-host", false, "pass the whole environment on; the image's own goes before")
+	f.BoolVar(&g.httpProxy, "http-proxy", false, "pass $http_proxy, $https_proxy, $ftp_proxy and $no_proxy on, in small and in capital letters; the image's own goes before")
 	f.StringArrayVar(&g.envMerge, "env-merge", nil, "set `NAME=VALUE` in which $OTHER is what the image sets")
 	f.StringArrayVar(&g.unsetEnv, "unsetenv", nil, "leave out `NAME` of the image's environment")
 	f.BoolVar(&g.unsetEnvAll, "unsetenv-all", false, "leave out all of the image's environment")
@@ -101,8 +104,11 @@ func (g *processFlags) apply(_ *units.Machine, o *units.Options) (err error) {
 }
 
 func (g *processFlags) environment(o *units.Options) error {
-	if g.envHost {
-		o.HostEnv = os.Environ()
+	for _, e := range os.Environ() {
+		name, _, _ := strings.Cut(e, "=")
+		if g.envHost || g.httpProxy && slices.Contains([]string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy"}, strings.ToLower(name)) {
+			o.HostEnv = append(o.HostEnv, e)
+		}
 	}
 	for _, file := range g.envFiles {
 		data, err := os.ReadFile(file)

@@ -65,9 +65,10 @@ func (g *unitFlags) directives(manager int) ([]units.Directive, error) {
 
 // imageFlags say where the image comes from.
 type imageFlags struct {
-	pull, root string
-	insecure   []string
-	quiet      bool
+	pull, root        string
+	authFile, certDir string
+	insecure          []string
+	quiet             bool
 
 	platform, os, arch, variant string
 	wanted                      image.Platform // zero: whatever is stored, or this host's
@@ -76,6 +77,8 @@ type imageFlags struct {
 func (g *imageFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&g.pull, "pull", "missing", "when to fetch the image: `missing|always|never`")
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "do not show how fetching gets on, which a terminal does")
+	f.StringVar(&g.authFile, "authfile", "", "credentials for registries are in `FILE` (containers-auth.json(5))")
+	f.StringVar(&g.certDir, "cert-dir", "", "certificates for the registry are in `DIR` (containers-certs.d(5))")
 	f.StringSliceVar(&g.insecure, "insecure-options", nil, "turn a protection off: `image` accepts an image without a trusted signature")
 	f.StringVar(&g.platform, "platform", "", "take the image for `OS/ARCH[/VARIANT]`, and fetch it if the stored one is for another")
 	f.StringVar(&g.os, "os", "", "the same with `OS`")

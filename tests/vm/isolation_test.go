@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -124,11 +126,18 @@ func below(a, b string) bool {
 // docs/isolation.md is what was measured.
 func TestIsolation(t *testing.T) {
 	native, compat := buildProber(t, "amd64"), buildProber(t, "386")
+	// Some kernels run no program of 32 bits.
+	has386 := !errors.Is(exec.Command(compat).Run(), syscall.ENOEXEC)
+	if !has386 {
+		t.Log("this kernel has no system calls of i386: not measured")
+	}
 	names := map[string]map[string]string{"call amd64": callNames(t, "amd64"), "call 386": callNames(t, "386")}
 	Suites(t, func(t *testing.T, m *Machine) {
 		m.signedImages()
 		m.Copy(native, "/srv/prober/prober")
-		m.Copy(compat, "/srv/prober/prober-386")
+		if has386 {
+			m.Copy(compat, "/srv/prober/prober-386")
+		}
 		m.Must("/srv/prober/prober", "plant")
 		m.Must("nspawnd-run", "--pull=always", redis, "true")
 		m.Must("podman", "pull", "--quiet", redis)
@@ -138,7 +147,7 @@ func TestIsolation(t *testing.T) {
 		}
 		run := func(command string) measures {
 			all := parseMeasures(m.Must("bash", "-c", command+" --volume=/srv/prober:/prober:ro --user=0 --entrypoint=sh "+redis+
-				" -c '/prober/prober all; /prober/prober-386 tries'"))
+				" -c '/prober/prober all; [ ! -e /prober/prober-386 ] || /prober/prober-386 tries'"))
 			out := measures{}
 			for id, value := range all {
 				if name := names[id[0]][id[1]]; name != "" {
@@ -202,7 +211,7 @@ func TestIsolation(t *testing.T) {
 		}
 		slices.Sort(rows)
 		t.Logf("%d measurements: %v the same\n%s", len(union), same, strings.Join(rows, "\n"))
-		checkIsolationDoc(t, m.Suite, rows)
+		checkIsolationDoc(t, m.Suite, rows, has386)
 	})
 }
 
@@ -225,7 +234,7 @@ func cell(value string, there bool) string {
 
 // checkIsolationDoc compares the suite's table with what was measured, or writes it. What there is to see depends on the kernel, so another
 // kernel than the table's is no contradiction.
-func checkIsolationDoc(t *testing.T, suite Suite, rows []string) {
+func checkIsolationDoc(t *testing.T, suite Suite, rows []string, has386 bool) {
 	t.Helper()
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -256,7 +265,7 @@ func checkIsolationDoc(t *testing.T, suite Suite, rows []string) {
 	}
 	committed := strings.Split(strings.TrimSpace(strings.TrimPrefix(string(doc[at[4]:at[5]]), head)), "\n")
 	for _, row := range committed {
-		if !slices.Contains(rows, row) {
+		if !slices.Contains(rows, row) && (has386 || !strings.Contains(row, " 386 |")) {
 			t.Errorf("%s says what is not so:\n%s", isolationDoc, row)
 		}
 	}

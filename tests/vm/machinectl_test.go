@@ -282,7 +282,8 @@ func TestMachinectlVanishingMachines(t *testing.T) {
 			done
 			(for i in $(seq 30); do systemctl stop nspawnd-v$i; done) &
 			while kill -0 $! 2>/dev/null; do machinectl-lite list >/dev/null; machinectl-lite status v15 v30 >/dev/null 2>>errors || :; done
-			grep -v "No machine 'v[0-9]*' known" errors && exit 1
+			# A reader of the journal may come while its file grows.
+			grep -v "No machine 'v[0-9]*' known\|^Journal file .* is truncated, ignoring file.$" errors && exit 1
 			machinectl-lite list
 		`)
 		if result.Status != 0 || result.Stderr != "" || result.Stdout != "No machines.\n" {

@@ -1,6 +1,9 @@
 package vm
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,4 +77,42 @@ func facts(output string) map[string]string {
 		out[strings.TrimSuffix(key, ":")] = strings.TrimSpace(value)
 	}
 	return out
+}
+
+// TestPodmanFlags: docs/podman.md has every flag of podman's, those that it calls refused are, with a reason, and the others are in our help.
+func TestPodmanFlags(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/podman.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed, refused []string
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		for _, flag := range regexp.MustCompile("`--([a-z0-9-]+)`").FindAllStringSubmatch(cells[1], -1) {
+			listed = append(listed, flag[1])
+			if strings.HasPrefix(cells[2], " refused") {
+				refused = append(refused, flag[1])
+			}
+		}
+	}
+	help := regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z0-9-]+)`)
+	Suites(t, func(t *testing.T, m *Machine) {
+		theirs, ours := help.FindAllStringSubmatch(m.Must("podman", "run", "--help"), -1), help.FindAllStringSubmatch(m.Must("nspawnd-run", "--help"), -1)
+		for _, flag := range theirs {
+			if !slices.Contains(listed, flag[1]) {
+				t.Errorf("docs/podman.md says nothing of --%s", flag[1])
+			}
+		}
+		for _, flag := range listed {
+			switch inHelp := slices.ContainsFunc(ours, func(o []string) bool { return o[1] == flag }); {
+			case slices.Contains(refused, flag):
+				m.expect(t, outcome{"nspawnd-run --" + flag + "=1 nothing", 125, "", "/^nspawnd-run: --" + flag + ": .{20,}\n$/"})
+			case !inHelp && flag != "cgroup-parent" && flag != "help": // --slice, and itself
+				t.Errorf("--%s is not in the help", flag)
+			}
+		}
+	})
 }

@@ -204,6 +204,7 @@ func TestProcess(t *testing.T) {
 			outcome{with("--env-file /no/such", "true"), 125, "", "nspawnd-run: --env-file /no/such: open /no/such: no such file or directory\n"},
 			outcome{"echo =x | " + with("--env-file /dev/stdin", "true"), 125, "", "nspawnd-run: --env-file /dev/stdin: line 1: \"=x\" is not NAME=VALUE\n"},
 			outcome{"GIVEN=1 " + with("--env-host", "env") + " | grep -E 'GIVEN|FROM|PATH'", 0, "FROM=tiny\nGIVEN=1\nPATH=/bin\n", ""},
+			outcome{"GIVEN=1 no_proxy=.test HTTPS_PROXY=http://proxy.test " + with("--http-proxy", "env") + " | grep -iE 'GIVEN|proxy' | sort", 0, "HTTPS_PROXY=http://proxy.test\nno_proxy=.test\n", ""},
 			outcome{with("--platform linux/amd64", "true"), 0, "", ""},
 			outcome{with("--platform linux/arm64 --pull never", "true"), 125, "", "/^nspawnd-run: image localhost/tiny:latest: the stored one is for linux/amd64, not linux/arm64; .*--platform=linux/arm64.*\n$/"},
 			outcome{with("--arch riscv64 --dry-run", "true"), 125, "", "/not linux/riscv64/"},

@@ -190,6 +190,7 @@ func TestRun(t *testing.T) {
 		t.Run("short runs", func(t *testing.T) { shortRuns(t, m.With(t)) })
 		t.Run("names", func(t *testing.T) { names(t, m.With(t)) })
 		t.Run("restart and reexec", func(t *testing.T) { restart(t, m.With(t)) })
+		t.Run("restarts around it", func(t *testing.T) { aroundIt(t, m.With(t)) })
 		t.Run("a stop is graceful", func(t *testing.T) { graceful(t, m.With(t)) })
 		t.Run("clients killed at random", func(t *testing.T) { killedClients(t, m.With(t)) })
 		t.Run("stopped while they start", func(t *testing.T) { stoppedStarts(t, m.With(t)) })
@@ -407,6 +408,24 @@ func restart(t *testing.T, m *Machine) {
 	m.Must("systemctl", "restart", "nspawnd-keep")
 	count(3)
 	m.Must("systemctl", "stop", "nspawnd-keep")
+	m.nothingLeft(t)
+}
+
+// aroundIt: the bus, the manager, machined and the journal are restarted while machines run, in the foreground and detached. Nothing of them ends, and a
+// client still passes signals on and has the exit status.
+func aroundIt(t *testing.T, m *Machine) {
+	m.expect(t,
+		outcome{`nspawnd-run -d --name apart ` + tiny + ` trap > /dev/null; pid=$(systemctl show -P MainPID nspawnd-apart)
+			for what in dbus systemd-machined systemd-journald; do
+				: > /tmp/fore; nspawnd-run --name fore ` + tiny + ` trap USR1 > /tmp/fore & client=$!; await grep -q ready /tmp/fore
+				systemctl restart $what; systemctl daemon-reload; systemctl daemon-reexec
+				kill -HUP $client; await grep -q HUP /tmp/fore; await sh -c '[ $(machinectl-lite list --no-legend 2> /dev/null | grep -c "^apart \|^fore ") = 2 ]' # 262's machined may take its time
+				kill -USR1 $client; wait $client; echo $what: $?
+			done
+			: > /tmp/fore; nspawnd-run --name fore --entrypoint sh ` + redis + ` -c 'echo ready; sleep 3; exit 7' > /tmp/fore & client=$!; await grep -q ready /tmp/fore; systemctl restart dbus; wait $client; echo $?
+			[ $pid = $(systemctl show -P MainPID nspawnd-apart) ]; systemctl kill -s HUP nspawnd-apart; await said apart HUP; systemctl stop nspawnd-apart`,
+			0, "dbus: 0\nsystemd-machined: 0\nsystemd-journald: 0\n7\n", ""},
+	)
 	m.nothingLeft(t)
 }
 
