@@ -178,14 +178,14 @@ func hostileMounts(t *testing.T, m *Machine) {
 func killedWithVolumes(t *testing.T, m *Machine) {
 	m.expect(t, outcome{`whole() { nspawnd-run -u 0 --entrypoint sh -v big:/usr/share ` + redis + ` -c "find /usr/share | wc -l"; }
 		want=$(nspawnd-run -u 0 --entrypoint sh ` + redis + ` -c "find /usr/share | wc -l")
-		for i in $(seq ` + kills(30) + `); do
+		for i in $(seq ` + kills(10) + `); do
 			machinectl-lite remove-volume big > /dev/null 2>&1 || :
 			whole > /dev/null 2>&1 & sleep "0.$(printf %03d $((i * 37 % 600)))"; pkill -KILL -P $! -x nspawnd-run || kill -KILL $! 2>/dev/null; wait $! 2>/dev/null
 			[ ! -e /var/lib/nspawnd/volumes/big ] || [ "$(find /var/lib/nspawnd/volumes/big | wc -l)" = "$want" ] || echo "half a volume"
 			got=$(whole); [ "$got" = "$want" ] || echo "$got of $want"
 		done; machinectl-lite clean > /dev/null; ls /var/lib/nspawnd/tmp`, 0, "", ""})
 	// And a removal.
-	m.expect(t, outcome{`for i in $(seq ` + kills(30) + `); do
+	m.expect(t, outcome{`for i in $(seq ` + kills(10) + `); do
 			nspawnd-run -u 0 --entrypoint true -v big:/usr/share ` + redis + `
 			machinectl-lite remove-volume big > /dev/null & sleep "0.$(printf %03d $((i * 7 % 60)))"; kill -KILL $! 2>/dev/null; wait $! 2>/dev/null
 			n=$(find /var/lib/nspawnd/volumes/big 2>/dev/null | wc -l); [ $n = 0 ] || [ $n = "$(nspawnd-run -u 0 --entrypoint sh ` + redis + ` -c "find /usr/share | wc -l")" ] || echo "half a volume: $n"

@@ -186,7 +186,7 @@ func TestProcess(t *testing.T) {
 			outcome{"nspawnd-run -d --name st --stop-timeout 0 --entrypoint sleep localhost/redis inf >/dev/null; timeout 5 systemctl stop nspawnd-st || echo late; systemctl reset-failed nspawnd-st 2>/dev/null || :", 0, "", ""},
 			outcome{with("--stop-signal NOPE", "true"), 125, "", "/--stop-signal: \"NOPE\" is not a signal\n$/"},
 			outcome{with("--stop-timeout x", "true"), 125, "", "/--stop-timeout: \"x\" is not a number of seconds\n$/"},
-			outcome{with("--timeout 1", "trap"), 0, "ready\nTERM\n", ""},
+			outcome{with("--timeout 1", "trap"), 0, "/^ready\n(CONT\n)?TERM\n(CONT\n)?$/", ""},
 			outcome{"nspawnd-run --timeout 1 --stop-timeout 1 --entrypoint sleep localhost/redis inf", 137, "", ""},
 			outcome{with("--timeout x", "true"), 125, "", "/--timeout: \"x\" is not a number of seconds\n$/"},
 		)

@@ -171,7 +171,7 @@ func TestCleanDuringPullsAndRuns(t *testing.T) {
 }
 
 // defaultKills is how often TestKilled kills each command, unless $NSPAWND_KILLS says it.
-const defaultKills = 25
+const defaultKills = 12
 
 // TestKilled kills pulls, clean and remove at random points, and says the same again. After the first, each image that is there is whole; after
 // the second, all is as if there had been no first, down to the last file.
