@@ -265,7 +265,12 @@ func checkIsolationDoc(t *testing.T, suite Suite, rows []string, has386 bool) {
 	}
 	committed := strings.Split(strings.TrimSpace(strings.TrimPrefix(string(doc[at[4]:at[5]]), head)), "\n")
 	for _, row := range committed {
-		if !slices.Contains(rows, row) && (has386 || !strings.Contains(row, " 386 |")) {
+		// Of what this host does not have nothing can be said.
+		path := regexp.MustCompile("`(/proc/[^`]*)`").FindStringSubmatch(row)
+		if path != nil && !exists(path[1]) || !has386 && strings.Contains(row, " 386 |") {
+			continue
+		}
+		if !slices.Contains(rows, row) {
 			t.Errorf("%s says what is not so:\n%s", isolationDoc, row)
 		}
 	}
@@ -274,6 +279,11 @@ func checkIsolationDoc(t *testing.T, suite Suite, rows []string, has386 bool) {
 			t.Errorf("%s does not say:\n%s", isolationDoc, row)
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // buildProber builds ./prober for an architecture and gives its path.

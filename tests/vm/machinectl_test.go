@@ -123,6 +123,8 @@ func TestMachinectlSame(t *testing.T) {
 		}
 		for _, command := range commands {
 			t.Run(strings.Join(command, " "), func(t *testing.T) {
+				// An address of IPv6 is there when the kernel has found that nobody else has it.
+				m.Eventually(10*time.Second, "addresses are settled", func() bool { return m.Must("ip", "-6", "address", "show", "tentative") == "" })
 				stock, ours := m.Run("machinectl", command...), m.Run("machinectl-lite", command...)
 				if diff := cmp.Diff(comparable(stock.Stdout), comparable(ours.Stdout)); diff != "" {
 					t.Error(diff)

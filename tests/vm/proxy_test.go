@@ -133,11 +133,12 @@ func TestRegistryCertificates(t *testing.T) {
 			outcome{"nspawnd-run " + private + " echo runs", 0, "runs\n", ""},
 			outcome{pull + "--cert-dir=/etc/lab/other " + private, 1, "", "/registry not reachable: .*tls: .*\n  if it wants a certificate of yours: /"},
 			outcome{"rm " + certs + "/client.*; " + pull + "--cert-dir=/etc/lab/other " + private + "; cp /etc/lab/private.crt /etc/lab/ca.crt; " + pull + "--cert-dir=/etc/lab " + private, 0, "/^" + private + "/", "/tls: /"},
+			outcome{"nspawnd-run --pull=always --insecure-options=image --cert-dir=/etc/lab " + private + " echo runs", 0, "runs\n", "/WARNING/"},
 
 			// A mirror that wants a password: its own, whatever the name is that was asked for.
 			outcome{mirror + pull + "upstream.invalid/demo/tiny", 1, "", "/^machinectl-lite: image upstream.invalid\\/demo\\/tiny:latest: .*\n/"},
 			outcome{"echo '{\"auths\": {\"mirror.test:5003\": {\"auth\": \"'$(printf user:s3cret | base64)'\"}}}' > /tmp/auth.json; " + pull + "--authfile=/tmp/auth.json upstream.invalid/demo/tiny", 0, "/^upstream.invalid\\/demo\\/tiny:latest@/", "/WARNING/"},
-			outcome{"nspawnd-run --pull=always --insecure-options=image --authfile=/tmp/auth.json --cert-dir=/etc/lab upstream.invalid/demo/tiny echo runs", 0, "runs\n", "/WARNING/"},
+			outcome{"nspawnd-run --pull=always --insecure-options=image --authfile=/tmp/auth.json upstream.invalid/demo/tiny echo runs", 0, "runs\n", "/WARNING/"},
 			outcome{"echo '{\"auths\": {\"upstream.invalid\": {\"auth\": \"'$(printf user:s3cret | base64)'\"}}}' > /tmp/auth.json; " + pull + "--authfile=/tmp/auth.json upstream.invalid/demo/redis", 1, "", "/^machinectl-lite: image upstream.invalid\\/demo\\/redis:latest: .*\n/"},
 
 			// Without TLS, only if that is said.
