@@ -201,21 +201,38 @@ func (s *Service) reconnect(ctx context.Context) error {
 	}
 }
 
+// overAgain follows and holds the service over a new connection.
 func (s *Service) overAgain(ctx context.Context) error {
 	c, err := Connect(ctx)
 	if err != nil {
 		return err
 	}
-	if err = s.follow(ctx, c); err == nil {
-		err = c.manager().CallWithContext(ctx, managerInterface+".RefUnit", 0, s.Name).Err
-	}
-	if err == nil {
-		err = s.read(ctx)
-	}
-	if err != nil {
+	if err := s.hold(ctx, c); err != nil {
 		c.Close()
+		return err
 	}
-	return err
+	return nil
+}
+
+// hold follows a service that was started before, and keeps the manager from forgetting how it ended.
+func (s *Service) hold(ctx context.Context, c *Conn) error {
+	if err := s.follow(ctx, c); err != nil {
+		return err
+	}
+	if err := c.manager().CallWithContext(ctx, managerInterface+".RefUnit", 0, s.Name).Err; err != nil {
+		return fmt.Errorf("holding %s: %w", s.Name, err)
+	}
+	return s.read(ctx)
+}
+
+// Follow follows a service that runs, so that Wait can say how it ended.
+func (c *Conn) Follow(ctx context.Context, name string) (*Service, error) {
+	s := &Service{Name: name}
+	if err := s.hold(ctx, c); err != nil {
+		return nil, err
+	}
+	s.state.begun = true
+	return s, nil
 }
 
 // read asks for the state that the signals tell of.
@@ -229,6 +246,8 @@ func (s *Service) read(ctx context.Context) error {
 	s.state.exitStatus, _ = properties["ExecMainStatus"].(int32)
 	handoff, _ := properties["ExecMainHandoffTimestampMonotonic"].(uint64)
 	s.state.handedOver = handoff != 0
+	restart, _ := properties["Restart"].(string)
+	s.again = restart != "" && restart != "no"
 	return nil
 }
 
@@ -354,6 +373,40 @@ func (c *Conn) Stop(ctx context.Context, unit string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("stopping %s: %w", unit, context.Cause(ctx))
 	}
+}
+
+// Restart stops a unit and starts it again, and waits until it runs.
+func (c *Conn) Restart(ctx context.Context, unit string) error {
+	job := make(chan string, 1)
+	if _, err := c.systemd.RestartUnitContext(ctx, unit, "replace", job); err != nil {
+		return fmt.Errorf("restarting %s: %w", unit, err)
+	}
+	select {
+	case result := <-job:
+		if result != "done" {
+			return fmt.Errorf("restarting %s: %s; journalctl -u %s tells more", unit, result, unit)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("restarting %s: %w", unit, context.Cause(ctx))
+	}
+}
+
+// Kill sends a signal to the main process of a unit, or to all of its processes.
+func (c *Conn) Kill(ctx context.Context, unit string, all bool, signal syscall.Signal) error {
+	target := systemd.Main
+	if all {
+		target = systemd.All
+	}
+	return c.systemd.KillUnitWithTarget(ctx, unit, target, int32(signal))
+}
+
+// Freeze stops the processes of a unit for a while, or lets them go on.
+func (c *Conn) Freeze(ctx context.Context, unit string, freeze bool) error {
+	if freeze {
+		return c.systemd.FreezeUnit(ctx, unit)
+	}
+	return c.systemd.ThawUnit(ctx, unit)
 }
 
 // Replace stops the units of a set that run, and waits until the manager has forgotten them, so that the set can be started.

@@ -58,18 +58,47 @@ type Properties struct {
 
 // Get gives the properties of the machine called name.
 func (c *Client) Get(ctx context.Context, name string) (Properties, error) {
-	var path dbus.ObjectPath
-	if err := c.call(ctx, "GetMachine", []any{name}, &path); err != nil {
-		return Properties{}, err
-	}
-	var values map[string]dbus.Variant
-	switch err := c.callObject(ctx, path, "org.freedesktop.DBus.Properties.GetAll", []any{machineInterface}, &values); {
-	case errors.Is(err, ErrNoSuchMachine): // gone between the two calls: machined names only the object's path
-		return Properties{}, busError{dbus.Error{Name: noSuchMachine, Body: []any{"No machine '" + name + "' known"}}, ErrNoSuchMachine}
-	case err != nil:
+	values, err := c.getAll(ctx, name)
+	if err != nil {
 		return Properties{}, err
 	}
 	return parseProperties(values)
+}
+
+// GetAll gives all properties of the machine called name that the running machined has, as it has them.
+func (c *Client) GetAll(ctx context.Context, name string) (map[string]any, error) {
+	values, err := c.getAll(ctx, name)
+	return plain(values), err
+}
+
+// ManagerProperties gives all properties of machined itself.
+func (c *Client) ManagerProperties(ctx context.Context) (map[string]any, error) {
+	var values map[string]dbus.Variant
+	err := c.callObject(ctx, managerPath, getAll, []any{managerInterface}, &values)
+	return plain(values), err
+}
+
+const getAll = "org.freedesktop.DBus.Properties.GetAll"
+
+func (c *Client) getAll(ctx context.Context, name string) (map[string]dbus.Variant, error) {
+	var path dbus.ObjectPath
+	if err := c.call(ctx, "GetMachine", []any{name}, &path); err != nil {
+		return nil, err
+	}
+	var values map[string]dbus.Variant
+	err := c.callObject(ctx, path, getAll, []any{machineInterface}, &values)
+	if errors.Is(err, ErrNoSuchMachine) { // gone between the two calls: machined names only the object's path
+		err = busError{dbus.Error{Name: noSuchMachine, Body: []any{"No machine '" + name + "' known"}}, ErrNoSuchMachine}
+	}
+	return values, err
+}
+
+func plain(values map[string]dbus.Variant) map[string]any {
+	out := make(map[string]any, len(values))
+	for name, v := range values {
+		out[name] = v.Value()
+	}
+	return out
 }
 
 // parseProperties reads the properties that it knows and ignores the others.

@@ -125,6 +125,11 @@ func parseHealthCommand(s string) ([]string, error) {
 // HealthFile is where a machine's health is kept.
 func HealthFile(machine string) string { return "/run/nspawnd/" + machine + ".health" }
 
+// HealthTimerName is the timer that starts a machine's probes.
+func HealthTimerName(machine string) string { return healthUnit(ServiceName(machine)) + ".timer" }
+
+func healthUnit(service string) string { return strings.TrimSuffix(service, ".service") + "-health" }
+
 func healthOutput(machine string) string { return HealthFile(machine) + "-output" }
 
 // health adds a timer and the service that it starts. The service runs the launcher, which joins the machine for the probe; what the service has of
@@ -144,7 +149,7 @@ func (m Machine) health(set *Set, confined Unit) error {
 			return nil
 		}
 	}
-	base := strings.TrimSuffix(set.Main.Name, ".service") + "-health"
+	base := healthUnit(set.Main.Name)
 	s := Unit{Name: base + ".service"}
 	s.set("Description", "Health of "+set.Main.Name)
 	s.set("PartOf", []string{set.Main.Name})

@@ -135,7 +135,10 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		title string
 		verbs []*cobra.Command
 	}{
-		{"Machine verbs:", []*cobra.Command{listCommand(), statusCommand(), terminateCommand(), startCommand(), listKeptCommand(), removeMachineCommand()}},
+		{"Machine verbs:", []*cobra.Command{
+			listCommand(), statusCommand(), showCommand(), logsCommand(), statsCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
+			startCommand(), listKeptCommand(), removeMachineCommand(),
+		}},
 		{"Image verbs:", []*cobra.Command{
 			pullOCICommand(), pullACICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),
 			listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(),

@@ -81,9 +81,7 @@ has too are called as there. Properties without a value are shown with --all.`,
 			})
 		},
 	}
-	cmd.Flags().StringSliceVarP(&flags.names, "property", "p", nil, "Show only properties by this `name`")
-	cmd.Flags().BoolVar(&flags.value, "value", false, "Show values only, without the names")
-	cmd.Flags().StringSliceVarP(&flags.values, "P", "P", nil, "Equivalent to --value --property=`name`")
+	flags.register(cmd)
 	return cmd
 }
 
@@ -91,6 +89,12 @@ has too are called as there. Properties without a value are shown with --all.`,
 type propertyFlags struct {
 	names, values []string
 	value         bool
+}
+
+func (f *propertyFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVarP(&f.names, "property", "p", nil, "Show only properties by this `name`")
+	cmd.Flags().BoolVar(&f.value, "value", false, "Show values only, without the names")
+	cmd.Flags().StringSliceVarP(&f.values, "P", "P", nil, "Equivalent to --value --property=`name`")
 }
 
 // join makes of -P what it stands for.

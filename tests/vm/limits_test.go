@@ -32,6 +32,7 @@ func TestLimits(t *testing.T) {
 		cat /sys/fs/cgroup/machine.slice/nspawnd-live.service/memory.max
 		systemctl set-property --runtime nspawnd-live MemoryMax=32M TasksMax=15 CPUQuota=20%
 		cd /sys/fs/cgroup/machine.slice/nspawnd-live.service; cat memory.max pids.max cpu.max; cd /
+		machinectl-lite stats --no-stream --no-legend live | awk '{ print $1, $4, ($5 > 0) }'
 		systemctl stop nspawnd-live
 
 		flags="--memory 64m --memory-reservation 32m --cpuset-cpus 0 --pids-limit 30 --cpu-quota 20000 --cpu-period 50000"
@@ -62,7 +63,7 @@ func TestLimits(t *testing.T) {
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
-	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000",
+	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000", "live 32.0M 1",
 		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6",
 		"invalid argument", "not permitted", "not permitted", "invalid argument", "invalid argument", "kept", "running"}
 	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nspawnd/machined"
+)
+
+func showCommand() *cobra.Command {
+	var flags propertyFlags
+	cmd := &cobra.Command{
+		Use:   "show [NAME...]",
+		Short: "Show properties of machines",
+		Long: `Show the properties that systemd-machined has of machines, or without a NAME its own, as lines NAME=VALUE for programs. Properties without a value are
+shown with --all. Of a machine of nspawnd that machined does not know, what its unit says is shown.`,
+		Example: `  machinectl-lite show web
+  machinectl-lite show -P Leader web`,
+		ValidArgsFunction: completeMachines,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			flags.join()
+			if len(names) == 0 {
+				host, err := connect(cmd.Context())
+				if err != nil {
+					return err
+				}
+				defer host.close()
+				values, err := host.machined.ManagerProperties(cmd.Context())
+				if err != nil {
+					return fmt.Errorf("could not get properties: %w", err)
+				}
+				fmt.Print(flags.format(machineProperties(values)))
+				return nil
+			}
+			separator := ""
+			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
+				values, err := host.machined.GetAll(cmd.Context(), name)
+				if unknown(err) {
+					if unit, runs := host.systemd.MachineUnit(cmd.Context(), name); runs {
+						values, err = map[string]any{
+							"Name": name, "Timestamp": uint64(unit.Started.UnixMicro()), "Service": machined.OwnService, "Unit": unit.Name, "Leader": unit.MainPID, "Class": machined.OwnClass, "State": "running",
+						}, nil
+					}
+				}
+				if err != nil {
+					return fmt.Errorf("could not get path to machine: %w", err)
+				}
+				fmt.Print(separator, flags.format(machineProperties(values)))
+				separator = "\n"
+				return nil
+			})
+		},
+	}
+	flags.register(cmd)
+	return cmd
+}
+
+// propertyOrder is machinectl's; what a later machined has comes after it.
+var propertyOrder = strings.Fields("PoolPath PoolUsage PoolLimit Name Id Timestamp TimestampMonotonic Service Unit Subgroup Leader LeaderPIDFDId Supervisor SupervisorPIDFDId " +
+	"Class RootDirectory NetworkInterfaces VSockCID SSHAddress SSHPrivateKeyPath State UID")
+
+// machineProperties puts what machined says into machinectl's order and words.
+func machineProperties(values map[string]any) []property {
+	names := slices.DeleteFunc(slices.Clone(propertyOrder), func(name string) bool { _, there := values[name]; return !there })
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	properties := make([]property, len(names))
+	for i, name := range names {
+		properties[i] = property{name, propertyWords(name, values[name])}
+	}
+	return properties
+}
+
+func propertyWords(name string, value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case []byte:
+		return hex.EncodeToString(v)
+	case []int32:
+		var words []string
+		for _, n := range v {
+			words = append(words, strconv.Itoa(int(n)))
+		}
+		return strings.Join(words, " ")
+	case bool:
+		return yesNo(v)
+	case uint64:
+		if name == "Timestamp" {
+			return timestamp(time.UnixMicro(int64(v)))
+		}
+	}
+	return fmt.Sprint(value)
+}

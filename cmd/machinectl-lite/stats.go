@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"nspawnd/cgroup"
+)
+
+func statsCommand() *cobra.Command {
+	var once bool
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use:   "stats [NAME...]",
+		Short: "Show what machines use",
+		Long: `Show what machines use: processor time (100 % is one processor), memory with its limit, processes and threads, what they have read from and written to
+disks, and received and sent over a network of their own. On a terminal the table is shown again and again, until ctrl-C.`,
+		Example: `  machinectl-lite stats
+  machinectl-lite stats --no-stream --json=short web`,
+		ValidArgsFunction: completeMachines,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			host, err := connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer host.close()
+			live := !once && options.jsonLayout() == "" && term.IsTerminal(int(os.Stdout.Fd()))
+			options.noPager = options.noPager || live
+			before, err := host.samples(cmd.Context(), names)
+			if err != nil {
+				return err
+			}
+			for pause := min(interval, 500*time.Millisecond); ; pause = interval {
+				select {
+				case <-time.After(pause):
+				case <-cmd.Context().Done():
+					return nil
+				}
+				now, err := host.samples(cmd.Context(), names)
+				if err != nil {
+					return err
+				}
+				if live {
+					fmt.Print("\x1b[H\x1b[2J")
+				}
+				if err := usageTable(before, now).show("machines"); err != nil || !live {
+					return err
+				}
+				before = now
+			}
+		},
+	}
+	cmd.Flags().BoolVar(&once, "no-stream", false, "Show it once")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "`Time` between two tables")
+	return cmd
+}
+
+// sample is what a machine has used at a time.
+type sample struct {
+	name string
+	at   time.Time
+	cgroup.Usage
+	received, sent string // bytes; "" in the host's network
+}
+
+// samples asks for the usage of the named machines, or of all. A machine that has gone meanwhile is left out unless it was named.
+func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
+	named := len(names) > 0
+	if !named {
+		machines, err := h.list(ctx, options.all)
+		if err != nil {
+			return nil, fmt.Errorf("could not get machines: %w", err)
+		}
+		for _, m := range machines {
+			names = append(names, m.Name)
+		}
+	}
+	var samples []sample
+	for _, name := range names {
+		s, err := h.sample(ctx, name)
+		switch {
+		case err == nil:
+			samples = append(samples, s)
+		case named:
+			return nil, fmt.Errorf("could not get what machine uses: %w", err)
+		}
+	}
+	return samples, nil
+}
+
+func (h *host) sample(ctx context.Context, name string) (sample, error) {
+	unitName, err := h.unitOf(ctx, name)
+	if err != nil {
+		return sample{}, err
+	}
+	unit, err := h.systemd.Unit(ctx, unitName)
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{name: name, at: time.Now()}
+	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", unit.ControlGroup)); err != nil {
+		return sample{}, err
+	}
+	leader := unit.MainPID
+	if properties, err := h.machined.Get(ctx, name); err == nil {
+		leader = properties.Leader
+	}
+	s.received, s.sent = networkTotals(leader)
+	return s, nil
+}
+
+// networkTotals adds up what the interfaces of a process's network have received and sent, but for the loopback; "" if the network is the host's.
+func networkTotals(pid uint32) (received, sent string) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	own, err := os.Readlink(dir + "ns/net")
+	host, _ := os.Readlink("/proc/1/ns/net")
+	if err != nil || own == host {
+		return "", ""
+	}
+	file, err := os.Open(dir + "net/dev")
+	if err != nil {
+		return "", ""
+	}
+	defer file.Close()
+	var in, out uint64
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		name, counters, found := strings.Cut(lines.Text(), ":")
+		fields := strings.Fields(counters)
+		if !found || strings.TrimSpace(name) == "lo" || len(fields) < 9 { // the header has no colon
+			continue
+		}
+		r, _ := strconv.ParseUint(fields[0], 10, 64)
+		s, _ := strconv.ParseUint(fields[8], 10, 64)
+		in, out = in+r, out+s
+	}
+	return bytesWords(int64(in)), bytesWords(int64(out))
+}
+
+// usageTable shows the later of two samples of machines. How much of a processor one takes is what it took between them.
+func usageTable(before, now []sample) table {
+	t := table{header: []string{"MACHINE", "CPU", "MEMORY", "LIMIT", "TASKS", "READ", "WRITTEN", "RECEIVED", "SENT"}}
+	earlier := map[string]sample{}
+	for _, s := range before {
+		earlier[s.name] = s
+	}
+	size := func(n uint64) string {
+		if n == cgroup.Infinity {
+			return ""
+		}
+		return bytesWords(int64(n))
+	}
+	for _, s := range now {
+		cpu, tasks := "", ""
+		if e, known := earlier[s.name]; known && s.CPU >= e.CPU && s.at.After(e.at) {
+			cpu = fmt.Sprintf("%.1f%%", 100*float64(s.CPU-e.CPU)/float64(s.at.Sub(e.at)))
+		}
+		if s.Tasks != cgroup.Infinity {
+			tasks = strconv.FormatUint(s.Tasks, 10)
+		}
+		t.rows = append(t.rows, []string{s.name, cpu, size(s.Memory), size(s.MemoryMax), tasks, size(s.Read), size(s.Written), s.received, s.sent})
+	}
+	return t
+}

@@ -1,0 +1,91 @@
+package vm
+
+import "testing"
+
+// TestControl is the verbs that steer machines: ours, and one that somebody else has registered.
+func TestControl(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		start := func(name, options, command string) string {
+			return "nspawnd-run -d --name " + name + " " + options + " " + tiny + " " + command + " > /dev/null; said " + name + " ready; "
+		}
+		sh := func(name, options, script string) string {
+			return "nspawnd-run -d --name " + name + " " + options + " -u 0 --entrypoint sh " + redis + " -c '" + script + "' > /dev/null; "
+		}
+		m.expect(t,
+			outcome{start("web", "", "trap USR1") + "machinectl-lite kill -s HUP --kill-whom=leader web; await sh -c 'machinectl-lite logs web | grep -q HUP'; machinectl-lite kill --signal 28 web; await said web WINCH", 0, "", ""},
+			outcome{"machinectl-lite pause web; systemctl show -P FreezerState nspawnd-web; machinectl-lite resume web; systemctl show -P FreezerState nspawnd-web", 0, "frozen\nrunning\n", ""},
+			outcome{"pid=$(systemctl show -P MainPID nspawnd-web); machinectl-lite restart web; [ $pid != $(systemctl show -P MainPID nspawnd-web) ] && systemctl is-active nspawnd-web", 0, "active\n", ""},
+			outcome{"machinectl-lite wait web & sleep 0.5; machinectl-lite kill -s USR1 web; wait $!", 0, "0\n", ""},
+			// Its log is there when it is gone.
+			outcome{"machinectl-lite logs -o cat web | grep -c '^ready$'; machinectl-lite logs -o cat -n 1 --since=-1h --grep=^USR1 web; machinectl-lite logs -o cat --until=-1h web", 0, "2\nUSR1\n", ""},
+			outcome{sh("ends", "", "sleep 1; exit 7") + "machinectl-lite wait ends; systemctl reset-failed nspawnd-ends", 0, "7\n", ""},
+			outcome{sh("dies", "", "sleep 100") + "machinectl-lite wait dies & sleep 0.5; machinectl-lite kill -s KILL dies; wait $!; systemctl reset-failed nspawnd-dies", 0, "137\n", ""},
+
+			outcome{start("web", "", "trap") + "machinectl-lite stop web; systemctl is-active nspawnd-web; said web TERM", 0, "inactive\n", ""},
+			outcome{"nspawnd-run -d --name deaf --entrypoint sleep --stop-timeout 60 " + redis + " inf > /dev/null; timeout 20 machinectl-lite stop -t 1 deaf || echo late; systemctl is-active nspawnd-deaf; systemctl reset-failed nspawnd-deaf", 0, "failed\n", ""},
+			outcome{start("one", "", "trap") + start("two", "", "trap") + "machinectl-lite stop one nosuch two; echo $?; machinectl-lite list --no-legend", 0, "1\n", "machinectl-lite: could not stop machine: No machine 'nosuch' known\n"},
+
+			outcome{"(sleep 0.5; " + start("late", "", "trap") + ") & machinectl-lite wait --condition=running late; systemctl is-active nspawnd-late; machinectl-lite stop late; wait", 0, "active\n", ""},
+			outcome{sh("well", "--health-interval 1s --health-cmd \"test -e /tmp/well\"", "sleep 2; touch /tmp/well; sleep 60") + "machinectl-lite wait --condition=healthy well; machinectl-lite status well | grep -o 'Health: healthy'; machinectl-lite stop -t 1 well; systemctl reset-failed nspawnd-well", 0, "Health: healthy\n", ""},
+			outcome{start("bare", "", "trap") + "machinectl-lite wait --condition=healthy bare; echo $?; machinectl-lite stop bare", 0, "1\n", "machinectl-lite: could not wait for machine: bare has no health check\n"},
+
+			outcome{"machinectl-lite kill nosuch", 1, "", "machinectl-lite: could not kill machine: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite pause nosuch", 1, "", "machinectl-lite: could not pause machine: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite restart nosuch", 1, "", "machinectl-lite: could not restart machine: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite wait nosuch", 1, "", "machinectl-lite: could not wait for machine: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite wait --condition=gone nosuch", 1, "", "/--condition: \"gone\" is not one of stopped, running, healthy\n$/"},
+			outcome{"machinectl-lite kill -s NOPE nosuch", 1, "", "machinectl-lite: --signal: \"NOPE\" is not a signal\n"},
+			outcome{"machinectl-lite kill --kill-whom=some nosuch", 1, "", "/--kill-whom: must be one of leader, all\n$/"},
+			outcome{"machinectl-lite logs a b", 1, "", "machinectl-lite: logs: one machine at a time\n"},
+
+			// Somebody else's: machined is asked, as by machinectl.
+			outcome{`systemd-run -q --unit=other sh -c 'trap "echo asked to power off" RTMIN+4; trap "echo asked to reboot" INT; trap "echo hung up" HUP; while :; do sleep 0.1; done'
+				busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' > /dev/null
+				sleep 0.3; machinectl-lite kill -s HUP --kill-whom=leader other; await sh -c 'machinectl-lite logs other | grep -q "hung up"'
+				machinectl-lite restart other; await sh -c 'machinectl-lite logs other | grep -q "asked to reboot"'; machinectl-lite stop other; await sh -c 'machinectl-lite logs other | grep -q "asked to power off"'
+				machinectl-lite pause other; systemctl show -P FreezerState other; machinectl-lite resume other
+				machinectl-lite wait other & sleep 0.3; machinectl-lite kill -s KILL other; wait $!`, 0, "frozen\n", ""},
+		)
+		m.nothingLeft(t)
+	})
+}
+
+// TestShow holds show against machinectl's. It can say a list of interfaces.
+func TestShow(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		const register = `systemd-run -q --unit=other sleep 1000
+			busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 16 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 '' container $(systemctl show -P MainPID other) /srv > /dev/null; `
+		m.expect(t,
+			outcome{register + "nspawnd-run -d --name web " + tiny + " trap", 0, "web\n", ""},
+			outcome{`for args in other web "web other" "-a web" "-p Name -p State other" "--value -p Leader -p Name web" "-P Unit web" "" "-a" "-p Nope web"; do
+				machinectl show $args | sed 's/=.unprintable.$/=/' > /tmp/theirs; machinectl-lite show $args > /tmp/ours; cmp /tmp/theirs /tmp/ours || diff /tmp/theirs /tmp/ours; done`, 0, "", ""},
+			outcome{"machinectl-lite show nosuch", 1, "", "machinectl-lite: could not get path to machine: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite stop web; nspawnd-run -d --register=no --name web " + tiny + " trap; machinectl-lite show -p Name,Class,Unit web; machinectl-lite stop web", 0, "web\nName=web\nUnit=nspawnd-web.service\nClass=container\n", ""},
+			outcome{"systemctl stop other", 0, "", ""},
+		)
+		m.nothingLeft(t)
+	})
+}
+
+// TestStats: what is shown is what the control group and the network of a machine say. TestLimits has what needs controllers.
+func TestStats(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		m.expect(t,
+			outcome{"nspawnd-run -d --name busy -m 64m --network none " + tiny + " burn 60; nspawnd-run -d --name idle " + tiny + " trap", 0, "busy\nidle\n", ""},
+			outcome{"machinectl-lite stats --json=short | jq -r '.[] | [.machine, .received, .cpu != null] | @tsv'", 0, "busy\t0B\ttrue\nidle\t\ttrue\n", ""},
+			outcome{"machinectl-lite stats --no-stream --json=short busy | jq -r '.[].cpu' | awk '{ exit !($1 + 0 > 5 && $1 + 0 < 250) }'", 0, "", ""},
+			outcome{"machinectl-lite stats --no-legend idle | cut -d' ' -f1,2", 0, "idle 0.0%\n", ""},
+			outcome{"machinectl-lite stats nosuch", 1, "", "machinectl-lite: could not get what machine uses: No machine 'nosuch' known\n"},
+			outcome{"machinectl-lite stop -t 1 busy idle; systemctl reset-failed 'nspawnd-*' 2> /dev/null; machinectl-lite stats", 0, "No machines.\n", ""},
+		)
+		s := m.session(t, "nspawnd-run -d --name live "+tiny+" trap; machinectl-lite stats --interval=300ms")
+		s.saw(`MACHINE.*SENT(.|\n)*MACHINE.*SENT(.|\n)*MACHINE.*SENT`)
+		s.say("\x03")
+		s.ends(0)
+		m.expect(t, outcome{"machinectl-lite stop live", 0, "", ""})
+		m.nothingLeft(t)
+	})
+}
