@@ -242,6 +242,7 @@ func TestLayerFormats(t *testing.T) {
 	}
 	// What is made to be fetched in pieces: a table of contents behind the files, as one more file, or in frames that are no content.
 	tarball := layerTar("random", randomText(3<<20))
+	t.Setenv("TMPDIR", t.TempDir()) // it leaves files there
 	built, err := estargz.Build(io.NewSectionReader(bytes.NewReader(tarball), 0, int64(len(tarball))), estargz.WithChunkSize(1<<18))
 	if err != nil {
 		t.Fatal(err)
