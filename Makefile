@@ -56,7 +56,7 @@ fuzz: ## a minute of fuzzing for each parser, two at a time (as root, or layers 
 
 .PHONY: lab-tests
 lab-tests: build deps
-	go test $(GOFLAGS_TEST) -count=1 -timeout 60m ./tests/...
+	go test $(GOFLAGS_TEST) -count=1 -timeout 75m ./tests/...
 
 .PHONY: lab
 lab: build deps ## a prompt in a new lab: make lab SUITE=forky (or trixie)

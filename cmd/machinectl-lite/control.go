@@ -16,11 +16,11 @@ import (
 	"nspawnd/units"
 )
 
-// signalsOfInit are what systemd as a machine's first process understands (systemd(1), "Signals").
+// What systemd as a machine's first process understands (systemd(1), "Signals").
 const (
-	signalRealTime  = 34 // SIGRTMIN as glibc counts
-	signalPowerOff  = syscall.Signal(signalRealTime + 4)
-	signalRebootNow = syscall.SIGINT
+	signalRealTime = 34 // SIGRTMIN as glibc counts
+	signalPowerOff = syscall.Signal(signalRealTime + 4)
+	signalReboot   = syscall.SIGINT
 )
 
 func killCommand() *cobra.Command {
@@ -96,7 +96,7 @@ reboot, as by machinectl, which is not waited for.`,
 				if ours {
 					err = host.systemd.Restart(cmd.Context(), unit.Name)
 				} else {
-					err = host.machined.Kill(cmd.Context(), name, "leader", int32(signalRebootNow))
+					err = host.machined.Kill(cmd.Context(), name, "leader", int32(signalReboot))
 				}
 				if err != nil {
 					return fmt.Errorf("could not restart machine: %w", err)
