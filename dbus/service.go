@@ -349,7 +349,7 @@ func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
 		if s.again && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
 			err = c.BeginStop(ctx, s.Name)
 		} else {
-			err = c.systemd.KillUnitWithTarget(ctx, s.Name, systemd.Main, int32(signal))
+			err = c.Kill(ctx, s.Name, false, int32(signal))
 		}
 		if err == nil || !busTrouble(err) || ctx.Err() != nil {
 			return err
@@ -360,54 +360,56 @@ func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
 
 // Stop stops a unit and waits until it has stopped.
 func (c *Conn) Stop(ctx context.Context, unit string) error {
-	job := make(chan string, 1)
-	if _, err := c.systemd.StopUnitContext(ctx, unit, "replace", job); err != nil {
+	result, err := awaitJob(ctx, c.systemd.StopUnitContext, unit)
+	switch {
+	case err != nil:
 		return fmt.Errorf("stopping %s: %w", unit, err)
+	case result != "done":
+		return fmt.Errorf("stopping %s: %s", unit, result)
 	}
-	select {
-	case result := <-job:
-		if result != "done" {
-			return fmt.Errorf("stopping %s: %s", unit, result)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stopping %s: %w", unit, context.Cause(ctx))
-	}
+	return nil
 }
 
 // Restart stops a unit and starts it again, and waits until it runs.
 func (c *Conn) Restart(ctx context.Context, unit string) error {
-	job := make(chan string, 1)
-	if _, err := c.systemd.RestartUnitContext(ctx, unit, "replace", job); err != nil {
+	result, err := awaitJob(ctx, c.systemd.RestartUnitContext, unit)
+	switch {
+	case err != nil:
 		return fmt.Errorf("restarting %s: %w", unit, err)
+	case result != "done":
+		return fmt.Errorf("restarting %s: %s; journalctl -u %s tells more", unit, result, unit)
+	}
+	return nil
+}
+
+// awaitJob has a job made for a unit, and waits for its result.
+func awaitJob(ctx context.Context, enqueue func(ctx context.Context, unit, mode string, done chan<- string) (int, error), unit string) (result string, err error) {
+	done := make(chan string, 1)
+	if _, err := enqueue(ctx, unit, "replace", done); err != nil {
+		return "", err
 	}
 	select {
-	case result := <-job:
-		if result != "done" {
-			return fmt.Errorf("restarting %s: %s; journalctl -u %s tells more", unit, result, unit)
-		}
-		return nil
+	case result := <-done:
+		return result, nil
 	case <-ctx.Done():
-		return fmt.Errorf("restarting %s: %w", unit, context.Cause(ctx))
+		return "", context.Cause(ctx)
 	}
 }
 
 // Kill sends a signal to the main process of a unit, or to all of its processes.
-func (c *Conn) Kill(ctx context.Context, unit string, all bool, signal syscall.Signal) error {
+func (c *Conn) Kill(ctx context.Context, unit string, all bool, signal int32) error {
 	target := systemd.Main
 	if all {
 		target = systemd.All
 	}
-	return c.systemd.KillUnitWithTarget(ctx, unit, target, int32(signal))
+	return c.systemd.KillUnitWithTarget(ctx, unit, target, signal)
 }
 
-// Freeze stops the processes of a unit for a while, or lets them go on.
-func (c *Conn) Freeze(ctx context.Context, unit string, freeze bool) error {
-	if freeze {
-		return c.systemd.FreezeUnit(ctx, unit)
-	}
-	return c.systemd.ThawUnit(ctx, unit)
-}
+// Freeze stops the processes of a unit for a while.
+func (c *Conn) Freeze(ctx context.Context, unit string) error { return c.systemd.FreezeUnit(ctx, unit) }
+
+// Thaw lets them go on.
+func (c *Conn) Thaw(ctx context.Context, unit string) error { return c.systemd.ThawUnit(ctx, unit) }
 
 // Replace stops the units of a set that run, and waits until the manager has forgotten them, so that the set can be started.
 func (c *Conn) Replace(ctx context.Context, set units.Set) error {

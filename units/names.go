@@ -136,8 +136,8 @@ var signalNames = func() map[int32]string {
 	return names
 }()
 
-// parseSignal reads SIGTERM, TERM, 15, SIGRTMIN+3 or SIGRTMAX-1, in any case.
-func parseSignal(s string) (int32, error) {
+// ParseSignal gives the number of SIGTERM, TERM, 15, SIGRTMIN+3 or SIGRTMAX-1, in any case.
+func ParseSignal(s string) (int32, error) {
 	name := strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(s)), "SIG")
 	base, offset, sign := name, 0, strings.IndexAny(name, "+-")
 	var err error
@@ -160,7 +160,7 @@ func parseSignal(s string) (int32, error) {
 
 // parseSignalExactly reads a signal as unit files have it: in capitals.
 func parseSignalExactly(s string) (int32, error) {
-	n, err := parseSignal(s)
+	n, err := ParseSignal(s)
 	if s != strings.ToUpper(strings.TrimSpace(s)) {
 		err = fmt.Errorf("%q is not a signal", s)
 	}

@@ -170,12 +170,12 @@ func Merge(config Config, o Options, machine string) (Payload, error) {
 // stop sets how the payload is stopped. A timeout of 0 would be "none" on the bus.
 func (p *Payload) stop(config Config, o Options) (err error) {
 	if config.StopSignal != "" {
-		if p.StopSignal, err = parseSignal(config.StopSignal); err != nil && o.StopSignal == "" {
+		if p.StopSignal, err = ParseSignal(config.StopSignal); err != nil && o.StopSignal == "" {
 			return fmt.Errorf("the image's StopSignal: %w", err)
 		}
 	}
 	if o.StopSignal != "" {
-		if p.StopSignal, err = parseSignal(o.StopSignal); err != nil {
+		if p.StopSignal, err = ParseSignal(o.StopSignal); err != nil {
 			return fmt.Errorf("--stop-signal: %w", err)
 		}
 	}

@@ -5,22 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"nspawnd/dbus"
 	"nspawnd/units"
 )
 
 // What systemd as a machine's first process understands (systemd(1), "Signals").
 const (
-	signalRealTime = 34 // SIGRTMIN as glibc counts
-	signalPowerOff = syscall.Signal(signalRealTime + 4)
-	signalReboot   = syscall.SIGINT
+	signalPowerOff = 34 + 4 // SIGRTMIN as glibc counts
+	signalReboot   = int32(unix.SIGINT)
 )
 
 func killCommand() *cobra.Command {
@@ -33,7 +30,7 @@ func killCommand() *cobra.Command {
 		Args:              machineNames,
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			signal, err := parseSignal(number)
+			signal, err := units.ParseSignal(number)
 			if err != nil {
 				return fmt.Errorf("--signal: %w", err)
 			}
@@ -96,7 +93,7 @@ reboot, as by machinectl, which is not waited for.`,
 				if ours {
 					err = host.systemd.Restart(cmd.Context(), unit.Name)
 				} else {
-					err = host.machined.Kill(cmd.Context(), name, "leader", int32(signalReboot))
+					err = host.machined.Kill(cmd.Context(), name, "leader", signalReboot)
 				}
 				if err != nil {
 					return fmt.Errorf("could not restart machine: %w", err)
@@ -108,33 +105,31 @@ reboot, as by machinectl, which is not waited for.`,
 }
 
 func pauseCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "pause NAME...",
-		Short: "Stop all processes of machines for a while",
-		Long:  `Freeze the control groups of machines: no process in them runs any more, and none can notice. See resume.`,
-		Example: `  machinectl-lite pause web
-  machinectl-lite resume web`,
-		Args:              machineNames,
-		ValidArgsFunction: completeMachines,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				return host.freeze(cmd.Context(), name, true)
-			})
-		},
-	}
+	return freezeCommand("pause", "Stop all processes of machines for a while",
+		"Freeze the control groups of machines: no process in them runs any more, and none can notice. See resume.",
+		"  machinectl-lite pause web\n  machinectl-lite resume web", (*dbus.Conn).Freeze)
 }
 
 func resumeCommand() *cobra.Command {
+	return freezeCommand("resume", "Let paused machines go on", "Thaw what pause has frozen.", "  machinectl-lite resume web", (*dbus.Conn).Thaw)
+}
+
+// freezeCommand does something with the control group of machines of any origin, by their units.
+func freezeCommand(verb, short, long, example string, do func(c *dbus.Conn, ctx context.Context, unit string) error) *cobra.Command {
 	return &cobra.Command{
-		Use:               "resume NAME...",
-		Short:             "Let paused machines go on",
-		Long:              `Thaw what pause has frozen.`,
-		Example:           `  machinectl-lite resume web`,
+		Use: verb + " NAME...", Short: short, Long: long, Example: example,
 		Args:              machineNames,
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				return host.freeze(cmd.Context(), name, false)
+				unit, err := host.unitOf(cmd.Context(), name)
+				if err == nil {
+					err = do(host.systemd, cmd.Context(), unit.Name)
+				}
+				if err != nil {
+					return fmt.Errorf("could not %s machine: %w", verb, err)
+				}
+				return nil
 			})
 		},
 	}
@@ -171,8 +166,8 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 }
 
 // kill sends a signal to a machine's leader or to all of its processes.
-func (h *host) kill(ctx context.Context, name, whom string, signal syscall.Signal) error {
-	err := h.machined.Kill(ctx, name, whom, int32(signal))
+func (h *host) kill(ctx context.Context, name, whom string, signal int32) error {
+	err := h.machined.Kill(ctx, name, whom, signal)
 	if unknown(err) {
 		if unit, runs := h.systemd.MachineUnit(ctx, name); runs {
 			err = h.systemd.Kill(ctx, unit.Name, whom == "all", signal)
@@ -185,37 +180,28 @@ func (h *host) kill(ctx context.Context, name, whom string, signal syscall.Signa
 func (h *host) stop(ctx context.Context, name string, timeout int) error {
 	unit, ours := h.systemd.MachineUnit(ctx, name)
 	if !ours {
-		return h.machined.Kill(ctx, name, "leader", int32(signalPowerOff))
+		return h.machined.Kill(ctx, name, "leader", signalPowerOff)
 	}
 	if timeout >= 0 {
-		late := time.AfterFunc(time.Duration(timeout)*time.Second, func() { _ = h.systemd.Kill(ctx, unit.Name, false, unix.SIGKILL) }) // the others go with it
+		late := time.AfterFunc(time.Duration(timeout)*time.Second, func() { _ = h.systemd.Kill(ctx, unit.Name, false, int32(unix.SIGKILL)) }) // the others go with it
 		defer late.Stop()
 	}
 	return h.systemd.Stop(ctx, unit.Name)
 }
 
-// freeze pauses or resumes a machine of any origin by its unit.
-func (h *host) freeze(ctx context.Context, name string, pause bool) error {
-	unit, err := h.unitOf(ctx, name)
-	if err == nil {
-		err = h.systemd.Freeze(ctx, unit, pause)
-	}
-	if err != nil {
-		return fmt.Errorf("could not %s machine: %w", map[bool]string{true: "pause", false: "resume"}[pause], err)
-	}
-	return nil
-}
-
 // unitOf gives the unit that a machine is in.
-func (h *host) unitOf(ctx context.Context, name string) (string, error) {
+func (h *host) unitOf(ctx context.Context, name string) (dbus.Unit, error) {
 	if unit, ours := h.systemd.MachineUnit(ctx, name); ours {
-		return unit.Name, nil
+		return unit, nil
 	}
 	properties, err := h.machined.Get(ctx, name)
 	if err == nil && properties.Unit == "" {
 		err = fmt.Errorf("%s has no unit of its own", name)
 	}
-	return properties.Unit, err
+	if err != nil {
+		return dbus.Unit{}, err
+	}
+	return h.systemd.Unit(ctx, properties.Unit)
 }
 
 // pollInterval is between two looks at what no signal tells of.
@@ -287,27 +273,4 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// parseSignal reads a signal as systemd does: TERM, SIGTERM, RTMIN+3, SIGRTMAX-1 or a number.
-func parseSignal(s string) (syscall.Signal, error) {
-	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
-	if n, err := strconv.ParseUint(name, 10, 7); err == nil && n > 0 && n <= 64 {
-		return syscall.Signal(n), nil
-	}
-	for prefix, base := range map[string]int{"RTMIN": signalRealTime, "RTMAX": 64} {
-		if rest, found := strings.CutPrefix(name, prefix); found {
-			offset, err := strconv.Atoi(rest)
-			if rest == "" {
-				offset, err = 0, nil
-			}
-			if n := base + offset; err == nil && n >= signalRealTime && n <= 64 {
-				return syscall.Signal(n), nil
-			}
-		}
-	}
-	if n := unix.SignalNum("SIG" + name); n != 0 {
-		return n, nil
-	}
-	return 0, fmt.Errorf("%q is not a signal", s)
 }

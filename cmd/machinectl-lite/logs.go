@@ -34,7 +34,7 @@ func logsCommand() *cobra.Command {
 			unit := units.ServiceName(names[0])
 			if host, err := connect(cmd.Context()); err == nil { // the log is there without the bus
 				if u, err := host.unitOf(cmd.Context(), names[0]); err == nil {
-					unit = u
+					unit = u.Name
 				}
 				host.close()
 			}

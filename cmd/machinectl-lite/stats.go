@@ -98,11 +98,7 @@ func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
 }
 
 func (h *host) sample(ctx context.Context, name string) (sample, error) {
-	unitName, err := h.unitOf(ctx, name)
-	if err != nil {
-		return sample{}, err
-	}
-	unit, err := h.systemd.Unit(ctx, unitName)
+	unit, err := h.unitOf(ctx, name)
 	if err != nil {
 		return sample{}, err
 	}
