@@ -89,6 +89,20 @@ func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
 
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
 func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
+	c.waitWhile(ctx, func() bool { return c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) })
+}
+
+// AwaitDirectory waits a while, if our machine of that name is ending or has ended, until its companion lets go of what it owns, and says whether it
+// has.
+func (c *Conn) AwaitDirectory(ctx context.Context, machine string) bool {
+	waiting, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	c.waitWhile(waiting, func() bool { return c.ends(ctx, machine) && c.OwnsDirectory(ctx, machine) })
+	return !c.OwnsDirectory(ctx, machine)
+}
+
+// waitWhile asks again whenever a unit or a job has gone.
+func (c *Conn) waitWhile(ctx context.Context, condition func() bool) {
 	signals := make(chan *dbus.Signal, 64)
 	c.Bus.Signal(signals)
 	defer c.Bus.RemoveSignal(signals)
@@ -99,7 +113,7 @@ func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 	}
 	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, changes)
 	_ = c.manager().CallWithContext(ctx, managerInterface+".Subscribe", 0).Err // or we have already
-	for c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) {
+	for condition() {
 		select {
 		case <-signals:
 		case <-ctx.Done():

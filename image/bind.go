@@ -39,11 +39,11 @@ func NewFileSystem(fsType string, options []string) (*os.File, error) {
 
 // OpenOverlay gives a detached mount of a directory whose changes go to two new directories in writable.
 func OpenOverlay(lower *os.File, writable string) (*os.File, error) {
-	upper, err := makeUpper(writable, lower)
-	if err != nil {
+	if err := makeUpper(writable, lower, false); err != nil {
 		return nil, err
 	}
-	return newMount("overlay", 0, "lowerdir+="+fdPath(lower), "upperdir="+upper, "workdir="+writable+"/work", "volatile", "source=nspawnd")
+	return newMount("overlay", 0, "lowerdir+="+fdPath(lower), "upperdir="+path.Join(writable, upperDir), "workdir="+path.Join(writable, workDir),
+		"volatile", "source=nspawnd")
 }
 
 // SetMountOptions changes a detached mount.
@@ -74,6 +74,14 @@ func SetMountOptions(mount *os.File, o MountOptions) error {
 	}
 	if err != nil {
 		return &fs.PathError{Op: "setting mount options of", Path: mount.Name(), Err: err}
+	}
+	return nil
+}
+
+// Bind mounts what is open, also a namespace, on a file of the host.
+func Bind(source *os.File, path string) error {
+	if err := unix.Mount(fdPath(source), path, "", unix.MS_BIND, ""); err != nil {
+		return &fs.PathError{Op: "mounting on", Path: path, Err: err}
 	}
 	return nil
 }

@@ -286,8 +286,9 @@ func openBeneath(fd int, path string, flags uint64) (int, error) {
 	})
 }
 
-func (dirsBackend) lower(dir string, _ func(*os.File) error) (*os.File, error) {
-	return os.OpenFile(filepath.Join(dir, treeDir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+func (dirsBackend) lower(dir string) (lower *os.File, detached bool, err error) {
+	lower, err = os.OpenFile(filepath.Join(dir, treeDir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	return lower, false, err
 }
 
 // open reads restFile twice: once to learn from its headers which content goes where, and once to return it.

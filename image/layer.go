@@ -93,20 +93,13 @@ func (t *tree) record(more int64) layerRecord {
 	return layerRecord{Size: t.size + more, Root: !t.root.implied, Opaque: t.root.opaque, Reopens: reopens(t.reopens)}
 }
 
-func (erofsBackend) lower(dir string, attach func(*os.File) error) (*os.File, error) {
+func (erofsBackend) lower(dir string) (lower *os.File, detached bool, err error) {
 	options := []string{"source=" + filepath.Join(dir, indexFile), "device=" + filepath.Join(dir, tarFile)}
 	if _, err := os.Lstat(filepath.Join(dir, sparseFile)); err == nil {
 		options = append(options, "device="+filepath.Join(dir, sparseFile))
 	}
-	mount, err := newMount("erofs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, options...)
-	if err != nil || attach == nil {
-		return mount, err
-	}
-	if err := attach(mount); err != nil {
-		mount.Close()
-		return nil, err
-	}
-	return mount, nil
+	lower, err = newMount("erofs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, options...)
+	return lower, true, err
 }
 
 func (erofsBackend) open(dir string) (io.ReadCloser, error) {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -21,12 +22,19 @@ import (
 // waits for the disk below (the end would write out all that the host has to write there). After a crash what is in
 // writable is worth nothing. A machine that is kept has its changes on disk, as far as that can be known.
 func (s *Store) Mount(img *Image, writable string) (*os.File, error) {
-	var mount *os.File
-	var err error
-	if KernelAtLeast(6, 15) {
-		mount, err = s.mount(img, writable, nil)
-	} else {
-		mount, err = s.mountAttached(img, writable)
+	return s.MountFor(img, writable, nil)
+}
+
+// MountFor is Mount for the ids of a user namespace: all in the mount belongs to the ids that the namespace has for those in the image. On disk,
+// writable has the image's. Nobody but these ids can make files in it. users is nil for the host's own.
+func (s *Store) MountFor(img *Image, writable string, users *Users) (mount *os.File, err error) {
+	switch {
+	case !KernelAtLeast(6, 15):
+		mount, err = s.mountAttached(img, writable, users)
+	case users != nil:
+		onThread(func() { mount, err = s.mount(img, writable, users, nil) })
+	default:
+		mount, err = s.mount(img, writable, nil, nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: mounting: %w", img.Reference, err)
@@ -36,7 +44,7 @@ func (s *Store) Mount(img *Image, writable string) (*os.File, error) {
 
 // mountAttached is mount for kernels where overlayfs takes no detached layers: they are attached in a mount namespace that
 // nobody else sees and that ends with its thread. overlayfs has its own hold on them by then.
-func (s *Store) mountAttached(img *Image, writable string) (mount *os.File, err error) {
+func (s *Store) mountAttached(img *Image, writable string, users *Users) (mount *os.File, err error) {
 	onThread(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return
@@ -44,7 +52,7 @@ func (s *Store) mountAttached(img *Image, writable string) (mount *os.File, err 
 		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return
 		}
-		mount, err = s.mount(img, writable, func(layer *os.File) error { return Attach(layer, s.path("tmp")) })
+		mount, err = s.mount(img, writable, users, func(layer *os.File) error { return Attach(layer, s.path("tmp")) })
 	})
 	return mount, err
 }
@@ -66,50 +74,72 @@ func onThread(f func()) {
 	<-done
 }
 
-func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) (mount *os.File, err error) {
-	var lowers []*os.File // base first
+// overlayLayer is a directory that overlayfs is made of.
+type overlayLayer struct {
+	dir      *os.File
+	detached bool // it is a mount
+}
+
+// prepare gives a layer the ids of a namespace, which makes it a mount of its own, and has mounts attached.
+func (l *overlayLayer) prepare(users *Users, attach func(*os.File) error) error {
+	if users != nil {
+		if !l.detached {
+			mount, err := OpenMount(l.dir, false)
+			if err != nil {
+				return err
+			}
+			l.dir.Close()
+			l.dir, l.detached = mount, true
+		}
+		if err := users.Map(l.dir); err != nil {
+			return err
+		}
+	}
+	if l.detached && attach != nil {
+		return attach(l.dir)
+	}
+	return nil
+}
+
+// mount makes the overlay. With users, its thread can't be used for anything else afterwards.
+func (s *Store) mount(img *Image, writable string, users *Users, attach func(*os.File) error) (mount *os.File, err error) {
+	var layers []overlayLayer // base first
 	defer func() {
-		for _, lower := range lowers {
-			lower.Close()
+		for _, l := range layers {
+			l.dir.Close()
 		}
 	}()
 	var root *os.File // the layer that has the root directory's attributes
 	for _, i := range img.shown() {
 		diffID := img.Layers[i]
 		dir := s.layerDir(diffID)
-		lower, err := backendOf(dir).lower(dir, attach)
+		lower, detached, err := backendOf(dir).lower(dir)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", diffID, err)
 		}
-		lowers = append(lowers, lower)
+		layers = append(layers, overlayLayer{lower, detached})
 		if i == img.RootLayer {
 			root = lower
 		}
 	}
-	var upper string
 	if writable != "" {
-		if upper, err = makeUpper(writable, root); err != nil {
+		if err := makeUpper(writable, root, users != nil); err != nil {
 			return nil, err
 		}
 	}
 	// Without an upper directory overlayfs wants two lower ones, and the uppermost shows as the root.
-	missing := max(0, 1-len(lowers))
-	if upper == "" {
-		missing = max(1, 2-len(lowers))
+	missing := max(0, 1-len(layers))
+	if writable == "" {
+		missing = max(1, 2-len(layers))
 	}
 	for range missing {
 		empty, err := newMount("tmpfs", unix.MOUNT_ATTR_NODEV, "size=4k")
 		if err != nil {
 			return nil, err
 		}
-		lowers = append(lowers, empty)
+		layers = append(layers, overlayLayer{empty, true})
 		if err := copyAttributes(root, empty); err != nil {
 			return nil, err
-		}
-		if attach != nil {
-			if err := attach(empty); err != nil {
-				return nil, err
-			}
 		}
 	}
 	options := []string{
@@ -120,49 +150,84 @@ func (s *Store) mount(img *Image, writable string, attach func(*os.File) error) 
 		"xino=off",
 		"source=nspawnd",
 	}
-	for i := len(lowers) - 1; i >= 0; i-- {
-		options = append(options, "lowerdir+="+fdPath(lowers[i]))
+	for i := len(layers) - 1; i >= 0; i-- {
+		if err := layers[i].prepare(users, attach); err != nil {
+			return nil, err
+		}
+		options = append(options, "lowerdir+="+fdPath(layers[i].dir))
 	}
 	attributes := unix.MOUNT_ATTR_NODEV
-	if upper == "" {
+	if writable == "" {
 		attributes |= unix.MOUNT_ATTR_RDONLY
 	} else {
-		options = append(options, "upperdir="+upper, "workdir="+filepath.Join(writable, "work"))
+		path := writable
+		if users != nil {
+			dir, err := os.Open(writable)
+			if err != nil {
+				return nil, err
+			}
+			layers = append(layers, overlayLayer{dir: dir})
+			upper := &layers[len(layers)-1]
+			if err := upper.prepare(users, attach); err != nil {
+				return nil, err
+			}
+			path = fdPath(upper.dir)
+		}
+		options = append(options, "upperdir="+filepath.Join(path, upperDir), "workdir="+filepath.Join(path, workDir))
 		if !strings.HasSuffix(writable, keptSuffix) {
 			options = append(options, "volatile")
 		}
 	}
+	if users != nil { // overlayfs makes its own files, such as whiteouts, as who mounts it
+		if err := users.becomeRoot(); err != nil {
+			return nil, err
+		}
+	}
 	mount, err = newMount("overlay", attributes, options...)
-	runtime.KeepAlive(lowers)
+	runtime.KeepAlive(layers)
 	return mount, err
 }
 
-// makeUpper makes overlayfs's two directories in writable. The upper one gets the attributes of the image's root: it is
-// what shows as the root.
-func makeUpper(writable string, root *os.File) (string, error) {
+// The directories of overlayfs in a writable one.
+const (
+	upperDir = "upper"
+	workDir  = "work"
+)
+
+// makeUpper makes overlayfs's two directories in writable. The upper one gets the attributes of the image's root: it is what shows as the root.
+// It may be there from an overlay that is no longer mounted: a kept machine's, or with again any.
+func makeUpper(writable string, root *os.File, again bool) error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(writable, &stat); err != nil {
-		return "", &fs.PathError{Op: "statfs", Path: writable, Err: err}
+		return &fs.PathError{Op: "statfs", Path: writable, Err: err}
 	}
 	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return "", fmt.Errorf("%s is on an overlay, which can't be the writable layer of another", writable)
+		return fmt.Errorf("%s is on an overlay, which can't be the writable layer of another", writable)
 	}
-	upper := filepath.Join(writable, "upper")
 	if IsKept(writable) {
-		return upper, nil
+		return nil
 	}
-	if err := os.Mkdir(filepath.Join(writable, "work"), 0o700); err != nil {
-		return "", err
+	upper, work := filepath.Join(writable, upperDir), filepath.Join(writable, workDir)
+	if again { // a volatile overlay leaves a mark, so that it is not used again after a crash
+		if err := os.RemoveAll(work); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return err
 	}
 	if err := os.Mkdir(upper, 0o755); err != nil {
-		return "", err
+		if again && errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
 	}
 	dir, err := os.Open(upper)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer dir.Close()
-	return upper, copyAttributes(root, dir)
+	return copyAttributes(root, dir)
 }
 
 // copyAttributes gives one directory the owner, mode, times and extended attributes of another, or those of a root

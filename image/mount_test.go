@@ -117,7 +117,7 @@ func TestMountAttached(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mount, err := s.mountAttached(img, t.TempDir())
+		mount, err := s.mountAttached(img, t.TempDir(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,5 +215,61 @@ func BenchmarkMount(b *testing.B) {
 				mount.Close()
 			}
 		})
+	}
+}
+
+func TestMountForUsers(t *testing.T) {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1 << 20, Size: 1 << 16}}
+	users, err := NewUsers(ids, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Namespace.Close()
+	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
+		t.Run("detached", func(t *testing.T) { testMountForUsers(t, s, w, users, s.MountFor) })
+		t.Run("attached", func(t *testing.T) { testMountForUsers(t, s, w, users, s.mountAttached) }) // on older kernels
+	})
+}
+
+func testMountForUsers(t *testing.T, s *Store, w *Writer, users *Users, mountFor func(*Image, string, *Users) (*os.File, error)) {
+	base := uint32(users.uid)
+	lower := file("a", "lower")
+	lower.Uid, lower.Gid = 33, 44
+	img := addImage(t, w, "x", makeTar(t, dir("./", 0o711), lower, file("b", "of root")))
+	writable := t.TempDir()
+	mount, err := s.Mount(img, writable) // as one that is filled
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fdPath(mount)+"/c", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	mount.Close()
+	if mount, err = mountFor(img, writable, users); err != nil {
+		t.Fatal(err)
+	}
+	defer mount.Close()
+	path := fdPath(mount)
+	for name, want := range map[string]uint32{"": base, "a": base + 33, "b": base, "c": base} {
+		var stat unix.Stat_t
+		if err := unix.Stat(path+"/"+name, &stat); err != nil || stat.Uid != want {
+			t.Errorf("%q has uid %d, not %d (%v)", name, stat.Uid, want, err)
+		}
+	}
+	if err := os.WriteFile(path+"/d", nil, 0o644); err == nil {
+		t.Error("who has no id in the namespace makes files")
+	}
+	become := exec.Command("sh", "-c", "cd "+path+" && echo x > d && echo y >> a && rm b && ln -s a e && mkdir f && rmdir f && mkdir f && mv a f/")
+	become.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: base, Gid: base}, AmbientCaps: []uintptr{unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN}}
+	become.ExtraFiles = []*os.File{mount}
+	become.Args[2] = strings.ReplaceAll(become.Args[2], path, "/proc/self/fd/3")
+	if out, err := become.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	for name, want := range map[string]uint32{"d": 0, "f": 0, "f/a": 33, "b": 0, "c": 0} {
+		var stat unix.Stat_t
+		if err := unix.Lstat(filepath.Join(writable, "upper", name), &stat); err != nil || stat.Uid != want {
+			t.Errorf("on disk, %q has uid %d, not %d (%v)", name, stat.Uid, want, err)
+		}
 	}
 }

@@ -59,9 +59,9 @@ func (r *Root) Directory(name string) (*os.File, error) {
 	return dir, nil
 }
 
-// MountTerminals mounts a new devpts instance on a directory of the tree, with podman's mount options, and gives the mount.
-func (r *Root) MountTerminals(name string) (*os.File, error) {
-	terminals, err := newMount("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "mode=620", "gid=5", "ptmxmode=666")
+// MountTerminals mounts a new devpts instance on a directory of the tree, with podman's mount options, and gives the mount. Terminals are for a group.
+func (r *Root) MountTerminals(name string, group uint32) (*os.File, error) {
+	terminals, err := newMount("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "mode=620", fmt.Sprintf("gid=%d", group), "ptmxmode=666")
 	if err != nil {
 		return nil, err
 	}

@@ -49,9 +49,8 @@ type Store struct {
 type backend interface {
 	// create reads a layer's uncompressed tar to its end and keeps it in dir.
 	create(dir string, tar io.Reader) (layerRecord, error)
-	// lower returns the layer in dir as a directory that overlayfs can use as a lower one. If that is a detached mount, and attach
-	// is not nil, attach is called with it.
-	lower(dir string, attach func(*os.File) error) (*os.File, error)
+	// lower returns the layer in dir as a directory that overlayfs can use as a lower one, and says whether that is a detached mount.
+	lower(dir string) (lower *os.File, detached bool, err error)
 	// open returns the layer's uncompressed tar again, byte for byte.
 	open(dir string) (io.ReadCloser, error)
 	// verify holds all that is in dir, but the content of the tar that open returns and the record, against the tar, which
@@ -292,7 +291,7 @@ func (w *Writer) chooseBackend() (backend, error) {
 	if _, err := (erofsBackend{}).create(dir, bytes.NewReader(nil)); err != nil {
 		return dirsBackend{}, nil
 	}
-	mount, err := erofsBackend{}.lower(dir, nil)
+	mount, _, err := erofsBackend{}.lower(dir)
 	if err != nil {
 		return dirsBackend{}, nil
 	}
@@ -456,7 +455,7 @@ func (w *Writer) AddLayer(ctx context.Context, diffID Digest, open func() (io.Re
 		return fmt.Errorf("its uncompressed content has digest %s", got)
 	}
 	// That this host can't mount it is found out before there is an image that can't run.
-	lower, err := backend.lower(dir, nil)
+	lower, _, err := backend.lower(dir)
 	if err != nil {
 		return err
 	}

@@ -166,12 +166,20 @@ func nspawnCapabilities(_ Machine, v any) []string {
 	return out
 }
 
+// nspawnUsers is the user namespace. The root's files have its ids already.
+func (m Machine) nspawnUsers() string {
+	if m.Users == nil {
+		return "--private-users=no"
+	}
+	return fmt.Sprintf("--private-users=%d:%d", m.Users.UIDs[0].Outside, m.Users.UIDs[0].Count)
+}
+
 const nspawnProgram = "/usr/bin/systemd-nspawn"
 
 // nspawn makes of a service's unit one in which systemd-nspawn runs the payload. What the isolation is, is systemd-nspawn's; the capabilities are
 // those of the service.
 func (m Machine) nspawn(service Unit) (Unit, error) {
-	argv := []string{nspawnProgram, "--quiet", "--keep-unit", "--machine=" + m.Name, "--hostname=" + m.Payload.Hostname, "--directory=" + m.Root, "--private-users=no",
+	argv := []string{nspawnProgram, "--quiet", "--keep-unit", "--machine=" + m.Name, "--hostname=" + m.Payload.Hostname, "--directory=" + m.Root, m.nspawnUsers(),
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe", "--settings=no"}
 	if m.Unregistered {
 		argv = append(argv, "--register=no")

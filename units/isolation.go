@@ -20,6 +20,9 @@ func (m Machine) isolate(u *Unit) (notes []string) {
 	if !s.HostUTS {
 		m.hostname(u)
 	}
+	if m.hasUsers() {
+		u.set("UserNamespacePath", m.Users.File)
+	}
 	if m.Network == NoNetwork {
 		u.set("PrivateNetwork", true)
 	}

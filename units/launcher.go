@@ -1,6 +1,7 @@
 package units
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,11 +22,12 @@ func (m Machine) NeedsLauncher() bool {
 // launched says whether the launcher starts the payload, because a directive can't express it: User= and SupplementaryGroups= resolve on the host,
 // so they refuse ids that the host doesn't know and add the groups that the host gives an id it knows; Environment= refuses names that
 // shells would, and the bus strings that are not UTF-8; systemd before 258 has no word for a hostname, and none has one for
-// sysctls, a reaper of zombies and a terminal that is not the host's.
+// sysctls, a reaper of zombies and a terminal that is not the host's. In a user namespace the manager starts a service as root of the host, who is
+// nobody there, or as the namespace's root without what is that one's alone.
 func (m Machine) launched() bool {
 	_, odd := m.environment()
 	return m.foreignIDs() || len(odd) > 0 || m.quoted() || m.launcherNames() || len(m.Payload.Sysctls) > 0 || m.Payload.Init ||
-		len(m.Secrets) > 0 || m.Streams.Terminal
+		len(m.Secrets) > 0 || m.Streams.Terminal || m.hasUsers()
 }
 
 // foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host.
@@ -33,6 +35,9 @@ func (m Machine) foreignIDs() bool {
 	a := m.Account
 	return a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 && !m.onlyRootsGroup()
 }
+
+// hasUsers says whether the manager starts the payload in a user namespace.
+func (m Machine) hasUsers() bool { return m.Users != nil && m.Flavor != NspawnFlavor }
 
 func (m Machine) onlyRootsGroup() bool {
 	return slices.Equal(m.Account.Groups, []uint32{0}) && m.Flavor != NspawnFlavor
@@ -66,6 +71,10 @@ func (m Machine) launch(u *Unit) error {
 	}
 	var args []string
 	var needed uint64
+	if m.hasUsers() {
+		needed |= capability("SETUID") | capability("SETGID")
+		args = append(args, "--become-root")
+	}
 	if m.Streams.Terminal {
 		args = append(args, "--terminal="+TerminalPath)
 	}
@@ -92,6 +101,9 @@ func (m Machine) launch(u *Unit) error {
 	if given, limited := u.Get("CapabilityBoundingSet").(uint64); limited && needed&^given != 0 {
 		u.set("CapabilityBoundingSet", given|needed|capability("SETPCAP"))
 		args = append(args, fmt.Sprintf("--bounding=%x", given))
+	}
+	if m.hasUsers() { // what a program gets of them that is no user of the namespace
+		u.set("AmbientCapabilities", cmp.Or(u.Get("CapabilityBoundingSet"), any(allCapabilities)))
 	}
 	if a := m.Account; m.foreignIDs() {
 		if ambient := m.Security.AddCapabilities; ambient != 0 && a.UID != 0 { // as podman: what was asked for, also without root

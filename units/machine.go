@@ -42,6 +42,7 @@ type Machine struct {
 	// Description is for people; "": name and image.
 	Description string
 	Security    Security
+	Users       *Users      // nil: the host's
 	Flavor      Flavor      // "" is ServiceFlavor
 	Extra       []Directive // --property, laid over everything else
 	Detached    bool        // stays visible when it failed
@@ -96,7 +97,7 @@ const defaultTasks = 2048 // containers.conf(5) pids_limit
 
 // Translate gives the units of the machine. The error says what the running systemd can't do.
 func (m Machine) Translate() (Set, error) {
-	if err := errors.Join(m.Security.check(), m.checkFlavor()); err != nil {
+	if err := errors.Join(m.Security.check(), m.checkFlavor(), m.checkUsers()); err != nil {
 		return Set{}, err
 	}
 	m = m.flavored()
@@ -182,6 +183,12 @@ func (m Machine) companion(name string) Unit {
 		stop = append(stop, Command{"umount", []string{"umount", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
 			// Not rmdir: what systemd 257 kills while it makes the machine's mounts may still make a mount point, below the one that is gone.
 			Command{"rm", []string{"rm", "--recursive", "--force", "--one-file-system", "--preserve-root=all", m.Root}, []string{noExpansion, ignoreFailure}})
+	}
+	if m.Users != nil {
+		if m.Flavor != NspawnFlavor {
+			stop = append(stop, Command{"umount", []string{"umount", m.Users.File}, []string{noExpansion, ignoreFailure}})
+		}
+		stop = append(stop, Command{"rm", []string{"rm", "--force", m.Users.File}, []string{noExpansion, ignoreFailure}})
 	}
 	gone := m.healthFiles()
 	if m.Keep {

@@ -66,6 +66,11 @@ func init() { // what is added to these
 	again.machine.Labels = Labels{[]string{"app=web", "text=a \"b\" $c %n"}, []string{"by=me"}}
 	machines["restart-257"] = again
 
+	mapped := machines["user-limits-volumes"]
+	ids := []IDRange{{0, 1 << 20, 1 << 16}}
+	mapped.machine.Users = &Users{ids, ids, "/run/nspawnd/users/1048576+65536@my-cache.1"}
+	machines["users-262"] = mapped
+
 	probed := machines["user-limits-volumes"]
 	probed.config.Healthcheck = []byte(`{"Test":["CMD","redis-cli","ping"],"Retries":5}`)
 	probed.machine.Health, _ = MergeHealth(probed.config, HealthOptions{OnFailure: "restart"})

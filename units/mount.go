@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,6 +24,7 @@ type Mount struct {
 	Propagation     string   // of later mounts below it, of the host: private, slave; "" is private
 	Chown           bool     // give all of it to the payload's user
 	Overlay         bool     // changes are not for the source: they go when the machine goes
+	MapIDs          bool     // a bind's files have the machine's ids where the source's are the same on the host, as a volume's have
 	NoCopy          bool     // an empty volume, or a tmpfs, doesn't get what the image has at Target
 	Options         []string // of the new file system: size=, mode=, …
 
@@ -197,8 +199,12 @@ var mountOptions = map[string]mountOption{
 	"U":       {"chown", mayBeExecuted, func(m *Mount, on bool) { m.Chown = on }, nil},
 	"chown":   {"chown", mayBeExecuted, func(m *Mount, on bool) { m.Chown = on }, nil},
 	"O":       {"overlay", copies, func(m *Mount, on bool) { m.Overlay = on }, nil},
-	"idmap": {"idmap", copies, nil, func(*Mount, string, string) error {
-		return errors.New("a machine has no user namespace of its own to map ids for")
+	"idmap": {"idmap", copies, nil, func(m *Mount, _, value string) error {
+		m.MapIDs = true
+		if value != "" {
+			return errors.New("the ids are those of the machine's user namespace (--userns, --uidmap)")
+		}
+		return nil
 	}},
 
 	// podman takes copy and nocopy for a bind too, where they do nothing.
@@ -315,7 +321,7 @@ func (m Machine) PlaceMounts(copied func(Mount) bool) error {
 	for i := range m.Mounts {
 		v := &m.Mounts[i]
 		if where := m.covered(*v); where != "" {
-			if v.Type != "tmpfs" && v.Type != "bind" || v.Exec != nil || v.SUID != nil || v.Dev != nil || v.Propagation != "" || v.Chown && v.Type == "bind" || v.Overlay {
+			if v.Type != "tmpfs" && v.Type != "bind" || v.Exec != nil || v.SUID != nil || v.Dev != nil || v.Propagation != "" || v.Chown && v.Type == "bind" || v.Overlay || v.MapIDs {
 				return fmt.Errorf("%s: %s there can only be a path of the host, read-only or not, or a tmpfs", v.Target, where)
 			}
 			continue
@@ -346,12 +352,29 @@ func (m Mount) InEtc() bool {
 	return !m.Chown && (m.Target == "/etc" || strings.HasPrefix(m.Target, "/etc/"))
 }
 
-// OwnMounts gives each tmpfs that is for the payload's user to that user, once it is known.
+// OwnMounts gives each tmpfs its owner, once that is known: the payload's user if it is for that, or root.
 func (m Machine) OwnMounts() {
 	for i := range m.Mounts {
-		if v := &m.Mounts[i]; v.Type == "tmpfs" && v.Chown {
-			v.Options = append(v.Options, fmt.Sprintf("uid=%d", m.Account.UID), fmt.Sprintf("gid=%d", m.Account.GID))
+		v := &m.Mounts[i]
+		if v.Type != "tmpfs" || !v.Chown && m.Users == nil {
+			continue
 		}
+		var owner Account
+		if v.Chown {
+			owner = m.Account
+		}
+		for _, o := range v.Options {
+			name, value, _ := strings.Cut(o, "=")
+			id, err := strconv.ParseUint(value, 10, 32)
+			switch {
+			case err != nil || v.Chown:
+			case name == "uid":
+				owner.UID = uint32(id)
+			case name == "gid":
+				owner.GID = uint32(id)
+			}
+		}
+		v.Options = append(v.Options, fmt.Sprintf("uid=%d", m.HostUID(owner.UID)), fmt.Sprintf("gid=%d", m.HostGID(owner.GID)))
 	}
 }
 

@@ -28,7 +28,7 @@ func TestParseMounts(t *testing.T) {
 		{volume, "/a:/b:private,rslave", nil},
 		{volume, "/a:/b:rshared", nil},
 		{volume, "/a:/b:unbindable", nil},
-		{volume, "/a:/b:idmap", nil},
+		{volume, "/a:/b:idmap=uids=0-1-1", nil},
 		{volume, "/a:/b:size=1m", nil},
 		{volume, "/a:/b:ro:extra", nil},
 		{volume, "-x:/b", nil},

@@ -101,7 +101,11 @@ func (m Machine) secrets(u *Unit) {
 		mounted = mounted || s.Variable == ""
 	}
 	if mounted {
-		u.set("TemporaryFileSystem", []Tmpfs{{secretsDir, "mode=0755,size=16M,nosuid,nodev,noexec"}})
+		options := "mode=0755,size=16M,nosuid,nodev,noexec"
+		if m.Users != nil {
+			options += fmt.Sprintf(",uid=%d,gid=%d", m.HostUID(0), m.HostGID(0))
+		}
+		u.set("TemporaryFileSystem", []Tmpfs{{secretsDir, options}})
 	}
 }
 

@@ -99,7 +99,7 @@ func removeMachineCommand() *cobra.Command {
 				return err
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				if host.systemd.OwnsDirectory(cmd.Context(), name) {
+				if !host.systemd.AwaitDirectory(cmd.Context(), name) {
 					return fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
 				}
 				if _, _, err := store.KeptMachine(name); err != nil {

@@ -5,7 +5,7 @@
 //
 // Usage:
 //
-//	nspawnd-launcher [--terminal=PATH] [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
+//	nspawnd-launcher [--become-root] [--terminal=PATH] [--hostname=NAME] [--refuse-naming] [--sysctl=NAME=VALUE…] [--secret-env=…] [--secret-file=…] [--bounding=CAPABILITIES] [--ambient=CAPABILITIES]
 //	                 [--ids=UID,GID[,GROUP…]] [--quoted] [--env=NAME=VALUE…] [--init] -- PATH ARGV0 [ARG…]
 //	nspawnd-launcher --stop=SIGNAL
 //	nspawnd-launcher --probe=UNIT …
@@ -56,13 +56,16 @@ func main() {
 // launch becomes the payload.
 func launch(args []string) {
 	var hostname, ids string
-	var sysctls, secrets, env []string
+	var sysctls, secretFiles, env []string
 	bounding, ambient := ^uint64(0), uint64(0)
 	refuseNaming, stays := false, false
 	text := func(s string) string { return s }
 	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
 		option, value, _ := strings.Cut(args[0], "=")
 		switch option {
+		case "--become-root":
+			keepSecrets()
+			becomeRoot()
 		case "--terminal":
 			openTerminal(value)
 		case "--hostname":
@@ -72,7 +75,7 @@ func launch(args []string) {
 		case "--secret-env":
 			env = append(env, secretVariable(value))
 		case "--secret-file":
-			secrets = append(secrets, value)
+			secretFiles = append(secretFiles, value)
 		case "--refuse-naming":
 			refuseNaming = true
 		case "--bounding":
@@ -103,7 +106,7 @@ func launch(args []string) {
 		must("setting the hostname", setHostname(hostname))
 	}
 	must("setting sysctls", setSysctls(sysctls))
-	for _, secret := range secrets {
+	for _, secret := range secretFiles {
 		writeSecret(secret)
 	}
 	if refuseNaming {
@@ -148,6 +151,19 @@ func openTerminal(path string) {
 			must("opening "+path, unix.Dup3(fd, stream, 0))
 		}
 	}
+}
+
+// becomeRoot makes root of its user namespace of this process, which is started there as a user that the namespace does not have, with ambient
+// capabilities.
+func becomeRoot() {
+	must("becoming root", errors.Join(syscall.Setgroups(nil), syscall.Setresgid(0, 0, 0), syscall.Setresuid(0, 0, 0)))
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	must("reading capabilities", unix.Capget(&header, &data[0]))
+	for i := range data {
+		data[i].Effective, data[i].Inheritable = data[i].Permitted, 0 // and the kernel takes it from the ambient set
+	}
+	must("setting capabilities", unix.Capset(&header, &data[0]))
 }
 
 // setIDs becomes the user. Leaving uid 0 makes the kernel clear the effective and permitted capabilities; those in keep the payload gets all

@@ -38,7 +38,26 @@ func writeSecret(option string) {
 	}
 }
 
+// secrets are those that were read before this process could read them no more.
+var secrets = map[string]string{}
+
+// keepSecrets reads all credentials, which are the host's root's.
+func keepSecrets() {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return
+	}
+	entries, err := os.ReadDir(dir)
+	must("reading secrets", err)
+	for _, entry := range entries {
+		secrets[entry.Name()] = readSecret(entry.Name())
+	}
+}
+
 func readSecret(credential string) string {
+	if secret, kept := secrets[credential]; kept {
+		return secret
+	}
 	data, err := os.ReadFile(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), credential))
 	if err != nil {
 		fail(ownError, "secret "+strconv.Quote(credential)+": "+err.Error())

@@ -28,6 +28,7 @@ type options struct {
 	resources resourceFlags
 	placement placementFlags
 	security  securityFlags
+	users     userFlags
 	streams   streamFlags
 	refused   refusedFlags
 }
@@ -62,6 +63,7 @@ func (o *options) sections() []section {
 		{"Resources", &o.resources},
 		{"Unit", &o.placement},
 		{"Security", &o.security},
+		{"Users", &o.users},
 		{"", &o.refused},
 	}
 }

@@ -158,7 +158,7 @@ func (g *lifecycleFlags) machineDir(store *image.Store, m *units.Machine) (*os.F
 	if m.Keep {
 		dir, err := store.KeepMachine(m.Name, g.startKept != "")
 		// Asked with the lock held: the client of another start lets go of it when the units are there.
-		if err == nil && g.startKept != "" && g.bus.OwnsDirectory(context.Background(), m.Name) {
+		if err == nil && g.startKept != "" && !g.bus.AwaitDirectory(context.Background(), m.Name) {
 			dir.Close()
 			err = nameTaken(m.Name, errors.New("it runs"))
 		}

@@ -230,8 +230,13 @@ func (t *rootTree) makeMount(ctx context.Context, o *options, store *image.Store
 			made.Close()
 		}
 	}()
-	if mount.Chown && mount.Type != "tmpfs" {
-		if err := image.Chown(made, m.Account.UID, m.Account.GID); err != nil {
+	// Before the ids are mapped, it has those that the image means; what is not mapped gets the host's afterwards.
+	if mapped := mount.Type == "volume" || mount.MapIDs; mount.Chown && mount.Type != "tmpfs" && (m.Users == nil || mapped != (t.users != nil)) {
+		owner := m.Account
+		if !mapped {
+			owner = m.HostAccount()
+		}
+		if err := image.Chown(made, owner.UID, owner.GID); err != nil {
 			return nil, err
 		}
 	}
@@ -245,7 +250,7 @@ func (t *rootTree) openMount(ctx context.Context, o *options, store *image.Store
 	case "tmpfs", "ramfs":
 		made, err := image.NewFileSystem(mount.Type, mount.Options)
 		if err == nil && !mount.NoCopy && root.HasContent(mount.Target) {
-			if err = copyUp(ctx, root, mount, made, m.Account); err != nil {
+			if err = copyUp(ctx, root, mount, made, m.HostAccount()); err != nil {
 				made.Close()
 			}
 		}
@@ -265,6 +270,17 @@ func (t *rootTree) openMount(ctx context.Context, o *options, store *image.Store
 		}
 		defer part.Close()
 		source = part
+	}
+	if t.users != nil && (mount.MapIDs || mount.Type == "volume" && mount.Source != "") {
+		mapped, err := image.OpenMount(source, !mount.NoRecursive)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.users.Map(mapped); err != nil || !mount.Overlay {
+			return mapped, err
+		}
+		defer mapped.Close()
+		source = mapped
 	}
 	if !mount.Overlay {
 		return image.OpenMount(source, !mount.NoRecursive)
@@ -320,7 +336,7 @@ func (t *rootTree) openImage(ctx context.Context, o *options, store *image.Store
 			return nil, err
 		}
 	}
-	return store.Mount(img, writable)
+	return store.MountFor(img, writable, t.users)
 }
 
 // newWritable makes a directory of the machine's for what it changes in a mount. What a machine that is kept had changed when it ran before is gone,

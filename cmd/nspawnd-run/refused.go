@@ -21,12 +21,11 @@ type refusedFlag struct {
 }
 
 const (
-	noNetwork   = "a machine sees the host's network or none (--network): it has no address, name or port of its own"
-	noUserRange = "a machine has no user namespace of its own: its users are the host's, without capabilities beyond the default ones (see docs/isolation.md)"
-	noPods      = "there are no pods; units that belong together say so: --property Requires=, After=, PartOf="
-	oneCheck    = "there is one health check, whose failures don't count in --health-start-period"
-	inJournal   = "how the runs of the health check went is in the journal (journalctl -u nspawnd-NAME-health), whose limits are journald.conf(5)'s"
-	byPID1      = "PID 1 starts the machine, and has only its own descriptors"
+	noNetwork = "a machine sees the host's network or none (--network): it has no address, name or port of its own"
+	noPods    = "there are no pods; units that belong together say so: --property Requires=, After=, PartOf="
+	oneCheck  = "there is one health check, whose failures don't count in --health-start-period"
+	inJournal = "how the runs of the health check went is in the journal (journalctl -u nspawnd-NAME-health), whose limits are journald.conf(5)'s"
+	byPID1    = "PID 1 starts the machine, and has only its own descriptors"
 )
 
 var refused = []refusedFlag{
@@ -41,11 +40,6 @@ var refused = []refusedFlag{
 	{name: "mac-address", why: noNetwork},
 	{name: "network-alias", why: noNetwork},
 	{name: "link", why: noNetwork},
-	{name: "userns", harmless: []string{"", "host"}, why: noUserRange},
-	{name: "uidmap", why: noUserRange},
-	{name: "gidmap", why: noUserRange},
-	{name: "subuidname", why: noUserRange},
-	{name: "subgidname", why: noUserRange},
 	{name: "hostuser", why: "the image's users are enough; --passwd makes an entry for a number that has none"},
 	{name: "passwd-entry", why: "the entry that is made for a number without one has fixed fields; other ones belong into the image"},
 	{name: "group-entry", why: "the entry that is made for a number without one has fixed fields; other ones belong into the image"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -14,14 +15,17 @@ import (
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
 	"nspawnd/units"
+
+	"golang.org/x/sys/unix"
 )
 
 // rootTree is a machine's root file system while its client holds it.
 type rootTree struct {
-	mount     *os.File // the overlay, detached or also at path
-	terminals *os.File // the devpts instance in it
-	lock      *os.File // the machine's directory in the store, locked; nil: none
-	dir       string   // its path
+	mount     *os.File     // the overlay, detached or also at path
+	terminals *os.File     // the devpts instance in it
+	lock      *os.File     // the machine's directory in the store, locked; nil: none
+	dir       string       // its path
+	users     *image.Users // whose ids the mount has; nil: the image's
 	kept      bool
 	again     bool // it was there before, and stays
 }
@@ -46,12 +50,74 @@ func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(run)
 	}
-	if err := t.fill(ctx, o, store, img, m); err != nil {
+	var users *image.Users
+	if m.Users != nil {
+		var err error
+		if users, err = o.users.open(m, filepath.Join(store.Machines(), run), dryRun); err != nil {
+			t.release()
+			return nil, err
+		}
+	}
+	err := t.fill(ctx, o, store, img, m)
+	if err == nil && users != nil {
+		err = t.mapIDs(ctx, o, store, img, m, users)
+	}
+	if err != nil {
 		t.release()
 		return nil, err
 	}
 	return t, nil
 }
+
+// mapIDs mounts the root anew, with the ids of a user namespace. What there is to look up and to write is done before, with the image's ids.
+func (t *rootTree) mapIDs(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine, users *image.Users) error {
+	t.users = users
+	root := image.NewRoot(t.mount)
+	directories, files := m.MountPoints()
+	for i, path := range append(directories, files...) {
+		if err := root.MakeMountPoint(path, i < len(directories)); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	t.mount.Close()
+	if t.terminals != nil {
+		t.terminals.Close()
+	}
+	if m.Root != "" {
+		if err := unix.Unmount(m.Root, unix.MNT_DETACH); err != nil {
+			return &fs.PathError{Op: "unmounting", Path: m.Root, Err: err}
+		}
+	}
+	var err error
+	if t.mount, err = store.MountFor(img, t.dir, users); err != nil {
+		return err
+	}
+	if m.Root != "" {
+		if err := t.attach(m.Root); err != nil {
+			return err
+		}
+	}
+	root = image.NewRoot(t.mount)
+	if err := t.makeMounts(ctx, o, store, root, m, func(units.Mount) bool { return true }); err != nil {
+		return err
+	}
+	if m.Flavor == units.NspawnFlavor {
+		return nil
+	}
+	managers, err := image.NewFileSystem("tmpfs", []string{"mode=0755", "size=64k"})
+	if err != nil {
+		return err
+	}
+	defer managers.Close()
+	if err := root.MountOn(managers, units.ManagersDir); err != nil {
+		return err
+	}
+	t.terminals, err = root.MountTerminals(units.TerminalsMount, m.HostGID(terminalsGroup))
+	return err
+}
+
+// terminalsGroup is the group tty of all distributions, as which devpts is mounted by podman too.
+const terminalsGroup = 5
 
 // takesDescriptor says whether the root can go to the manager as a descriptor: systemd takes one, and the kernel mounts
 // devpts in a tree that is not attached to any path (move_mount(2)).
@@ -141,15 +207,15 @@ func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img
 	switch m.Flavor {
 	case units.ChrootFlavor: // it has the host's
 		return nil
-	case units.NspawnFlavor: // which makes its own, and takes nothing for a system that has no /usr
-		for _, dir := range []string{"/usr", "/dev", "/proc", "/sys", "/tmp"} {
-			if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
+	case units.NspawnFlavor: // which makes its own, takes nothing for a system that has no /usr, and can't make the others in one with other ids
+		for dir, mode := range map[string]os.FileMode{"/usr": 0o755, "/dev": 0o755, "/proc": 0o755, "/sys": 0o755, "/tmp": 0o755, "/var": 0o755, "/root": 0o750} {
+			if err := root.MkdirAll(dir, mode, 0, 0); err != nil {
 				return err
 			}
 		}
 		return eachDirectory(image.NewRoot(run), func(d units.RunDirectory) { m.Run = append(m.Run, d) })
 	}
-	t.terminals, err = root.MountTerminals(units.TerminalsMount)
+	t.terminals, err = root.MountTerminals(units.TerminalsMount, terminalsGroup)
 	return err
 }
 
@@ -228,6 +294,9 @@ func (t *rootTree) release() {
 	}
 	if t.terminals != nil {
 		t.terminals.Close()
+	}
+	if t.users != nil {
+		t.users.Namespace.Close()
 	}
 	if t.lock == nil {
 		return

@@ -195,7 +195,7 @@ func (g *streamFlags) connect(set units.Set, m *units.Machine, root *rootTree, f
 	}()
 	var relay *os.File
 	if len(set.Relay.Streams) > 0 {
-		from, to, err := s.pipe(m.Account)
+		from, to, err := s.pipe(m.HostAccount())
 		if err != nil {
 			return s, err
 		}
@@ -204,7 +204,7 @@ func (g *streamFlags) connect(set units.Set, m *units.Machine, root *rootTree, f
 		relay = to
 	}
 	if m.Streams.Terminal {
-		if s.terminal, err = openTerminal(root.terminals, m.Account); err != nil {
+		if s.terminal, err = openTerminal(root.terminals, m.HostAccount()); err != nil {
 			return s, err
 		}
 		s.terminal.leave = g.leave
@@ -224,8 +224,8 @@ func (g *streamFlags) connect(set units.Set, m *units.Machine, root *rootTree, f
 			file = s.terminal.machine
 		case i == 0 && m.Detached:
 			file, err = s.openEnded()
-		case i > 0 && m.Streams.Relay && !m.Detached && !reopens(file, m.Account):
-			file, err = s.copyTo(file, m.Account)
+		case i > 0 && m.Streams.Relay && !m.Detached && !reopens(file, m.HostAccount()):
+			file, err = s.copyTo(file, m.HostAccount())
 		}
 		if err != nil {
 			return s, err

@@ -62,7 +62,7 @@ func matches(got, want string) bool {
 const leftovers = `systemctl list-units --all --no-legend --plain 'nspawnd-*'
 	grep -E '^nspawnd | /run/nspawnd/| erofs ' /proc/self/mounts || true
 	find /sys/fs/cgroup -name 'nspawnd-*'
-	find /var/lib/nspawnd/machines /run/nspawnd -mindepth 1 2>/dev/null || true
+	find /var/lib/nspawnd/machines /run/nspawnd -mindepth 1 ! -path /run/nspawnd/users 2>/dev/null || true
 	machinectl list --no-legend
 	pgrep -a tiny || true`
 

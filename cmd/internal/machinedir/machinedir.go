@@ -77,12 +77,13 @@ func Name(dir string) string {
 // MountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
 func MountPath(dir string) string { return filepath.Join("/run/nspawnd", filepath.Base(dir)) }
 
-// Discard removes a machine's mount, if it has one, and its directory unless the machine is kept. What can't be removed now the next sweep
+// Discard removes a machine's mount and its user namespace, if it has them, and its directory unless the machine is kept. What can't be removed now the next sweep
 // finds.
 func Discard(dir string) {
 	for unix.Unmount(MountPath(dir), unix.MNT_DETACH) == nil { // as often as a client that was killed had mounted it
 	}
 	_ = os.Remove(MountPath(dir))
+	ReleaseIDs(dir)
 	if !image.IsKept(dir) {
 		_ = os.RemoveAll(dir)
 	}
