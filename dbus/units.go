@@ -3,7 +3,10 @@ package dbus
 import (
 	"context"
 	"fmt"
+	"os/user"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"nspawnd/units"
@@ -160,4 +163,68 @@ func (c *Conn) BeginStop(ctx context.Context, unit string) error {
 		return fmt.Errorf("stopping %s: %w", unit, err)
 	}
 	return nil
+}
+
+// Running is what the manager tells of how the payload of a service that runs was started.
+type Running struct {
+	Unit
+	Argv       []string
+	Env        []string
+	WorkingDir string
+	Slice      string
+	Account    units.Account // root's without User=
+	Files      []string      // its unit file and what is laid over that
+	Frozen     bool
+}
+
+// Running asks for a service that runs.
+func (c *Conn) Running(ctx context.Context, u Unit) (Running, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r := Running{Unit: u}
+	values, err := c.systemd.GetAllPropertiesContext(ctx, u.Name)
+	if err != nil {
+		return r, fmt.Errorf("asking for %s: %w", u.Name, err)
+	}
+	if commands, ok := values["ExecStart"].([][]any); ok && len(commands) > 0 && len(commands[0]) > 1 {
+		r.Argv, _ = commands[0][1].([]string)
+	}
+	r.Env, _ = values["Environment"].([]string)
+	dir, _ := values["WorkingDirectory"].(string)
+	r.WorkingDir = strings.TrimPrefix(dir, "!") // it may be missing
+	r.Slice, _ = values["Slice"].(string)
+	const none = 1<<32 - 1
+	if uid, _ := values["UID"].(uint32); uid != none {
+		r.Account.UID = uid
+	}
+	if gid, _ := values["GID"].(uint32); gid != none {
+		r.Account.GID = gid
+	}
+	groups, _ := values["SupplementaryGroups"].([]string)
+	for _, group := range groups {
+		gid, err := groupNumber(group)
+		if err != nil {
+			return r, fmt.Errorf("its supplementary group: %w", err)
+		}
+		r.Account.Groups = append(r.Account.Groups, gid)
+	}
+	fragment, _ := values["FragmentPath"].(string)
+	dropIns, _ := values["DropInPaths"].([]string)
+	r.Files = append([]string{fragment}, dropIns...)
+	freezer, _ := values["FreezerState"].(string)
+	r.Frozen = freezer != "running" && freezer != ""
+	return r, nil
+}
+
+// groupNumber reads a group of the host, by number or name.
+func groupNumber(group string) (uint32, error) {
+	if _, err := strconv.ParseUint(group, 10, 32); err != nil {
+		found, err := user.LookupGroup(group)
+		if err != nil {
+			return 0, err
+		}
+		group = found.Gid
+	}
+	gid, err := strconv.ParseUint(group, 10, 32)
+	return uint32(gid), err
 }

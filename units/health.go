@@ -141,7 +141,7 @@ func (m Machine) health(set *Set, confined Unit) error {
 		return nil
 	}
 	for _, d := range set.Main.Directives {
-		if slices.Contains([]string{"PrivateUsers", "UserNamespacePath", "AppArmorProfile", "SELinuxContext", "SmackProcessLabel"}, d.Name) {
+		if unjoinable(d.Name) {
 			if m.HealthAsked {
 				return fmt.Errorf("a health check can't be run in a machine with %s=; --no-healthcheck leaves it out", d.Name)
 			}
@@ -204,6 +204,11 @@ func (m Machine) health(set *Set, confined Unit) error {
 	set.Main.set("Wants", []string{t.Name})
 	set.Aux = append(set.Aux, t, s)
 	return nil
+}
+
+// unjoinable says whether a directive confines a service in a way that the launcher can't give to a process beside it.
+func unjoinable(name string) bool {
+	return slices.Contains([]string{"PrivateUsers", "UserNamespacePath", "AppArmorProfile", "SELinuxContext", "SmackProcessLabel"}, name)
 }
 
 // joined says whether a directive of the machine's service is none for a service that joins the machine: it makes what is joined, or it is

@@ -74,7 +74,13 @@ func main() {
 // exitStatus reports an error, one line for each thing that went wrong.
 func exitStatus(err error) int {
 	var failed failures
+	var own *statusError
 	switch {
+	case errors.As(err, &own):
+		if own.err != nil {
+			exitStatus(own.err)
+		}
+		return own.status
 	case err == nil:
 		return 0
 	case errors.Is(err, errOutputHelp):
@@ -136,7 +142,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		verbs []*cobra.Command
 	}{
 		{"Machine verbs:", []*cobra.Command{
-			listCommand(), statusCommand(), showCommand(), logsCommand(), statsCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
+			listCommand(), statusCommand(), showCommand(), logsCommand(), statsCommand(), execCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
 			startCommand(), listKeptCommand(), removeMachineCommand(),
 		}},
 		{"Image verbs:", []*cobra.Command{

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,7 +22,7 @@ const maxProbeOutput = 4096
 //
 // The directory, variables and arguments are in Go's quotes.
 func probe(args []string) {
-	j := joining{maxOutput: maxProbeOutput, bounding: ^uint64(0)}
+	j := joining{bounding: ^uint64(0), beside: true}
 	var timeout time.Duration
 	var output string
 	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
@@ -33,18 +34,8 @@ func probe(args []string) {
 			timeout = seconds(value)
 		case "--output":
 			output = value
-		case "--ids":
-			j.ids = value
-		case "--workdir":
-			j.workdir = unquote(value)
-		case "--env":
-			j.env = append(j.env, unquote(value))
-		case "--bounding":
-			j.bounding = parseMask(value)
-		case "--refuse":
-			j.refuse = append(j.refuse, value)
 		default:
-			fail(ownError, "unknown argument "+strconv.Quote(args[0]))
+			j.parse(option, value)
 		}
 	}
 	if len(args) < 2 {
@@ -59,23 +50,47 @@ func probe(args []string) {
 	}
 	l.close()
 	_ = os.Mkdir(filepath.Dir(output), 0o755)
-	if j.output, err = os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600); err != nil {
-		fail(ownError, err.Error())
-	}
+	said, err := os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	must("what it says", err)
 	time.AfterFunc(timeout, func() {
-		j.output.WriteString("\nno answer within " + timeout.String())
+		said.WriteString("\nno answer within " + timeout.String())
 		os.Exit(1) // and the manager kills what is left
 	})
-	status, err := joinMachine(j)
+	status, err := probeMachine(j, said)
 	switch {
 	case errors.Is(err, errNoMachine):
 		os.Exit(notRunning)
 	case err != nil:
-		j.output.WriteString(err.Error())
+		said.WriteString(err.Error())
 		os.Exit(1)
 	case status != 0:
 		os.Exit(1)
 	}
+}
+
+// probeMachine runs the program of a probe and writes what it says to a file, up to maxProbeOutput.
+func probeMachine(j joining, said *os.File) (status int, err error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer read.Close()
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	j.files = []uintptr{null.Fd(), write.Fd(), write.Fd()}
+	pid, err := joinMachine(j)
+	write.Close()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := io.Copy(said, io.LimitReader(read, maxProbeOutput)); err != nil {
+		return 0, err
+	}
+	_, _ = io.Copy(io.Discard, read)
+	return await(pid)
 }
 
 // notRunning is the exit status of a probe that found no machine.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,24 +14,48 @@ import (
 
 // joining is what a process gets that is to run beside a machine's payload.
 type joining struct {
-	unit      string // the service whose first process it joins
-	ids       string
-	workdir   string
-	env       []string
-	bounding  uint64   // capabilities that the payload may have; of these, it gets what the machine's first process may have now
-	refuse    []string // of setns and unshare, what this unit's filter of system calls lets through for joining alone
-	output    *os.File
-	maxOutput int64
-	argv      []string
+	unit     string // the service whose first process it joins
+	ids      string
+	workdir  string
+	env      []string
+	bounding uint64   // capabilities that the payload may have; of these, it gets what the machine's first process may have now
+	ambient  uint64   // of these, those that it has without being root
+	refuse   []string // system calls that this unit's filter lets through for joining alone
+	argv     []string
+
+	files    []uintptr // its standard input, output and error
+	terminal bool      // the first of which is to be its controlling terminal
+	beside   bool      // in this process's control group, not in the machine's
+	more     bool      // with all capabilities and without no_new_privs
 }
 
-// joinMachine runs a program in the namespaces of a machine, never less confined than its payload: this process has the payload's filters of
+// parse takes an option; the directory, variables and arguments are in Go's quotes.
+func (j *joining) parse(option, value string) {
+	switch option {
+	case "--ids":
+		j.ids = value
+	case "--workdir":
+		j.workdir = unquote(value)
+	case "--env":
+		j.env = append(j.env, unquote(value))
+	case "--bounding":
+		j.bounding = parseMask(value)
+	case "--ambient":
+		j.ambient = parseMask(value)
+	case "--refuse":
+		j.refuse = append(j.refuse, value)
+	default:
+		fail(ownError, "unknown argument "+strconv.Quote(option))
+	}
+}
+
+// joinMachine runs a program in the namespaces of a machine, never less confined than its payload, unless that is wanted: this process has the payload's filters of
 // system calls and its limits from its own unit; the bounding set and no_new_privs are copied from the machine's first process, and the user
-// is given. It returns the program's exit status, 128+n for a signal.
+// is given.
 //
 // Nothing is executed in the machine but the program. This process can't be traced from there, and its executable has to be on a mount that is
 // read-only: root in the machine might otherwise write to it through /proc/PID/exe between fork and exec.
-func joinMachine(j joining) (status int, err error) {
+func joinMachine(j joining) (pid int, err error) {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return 0, err
 	}
@@ -41,35 +64,69 @@ func joinMachine(j joining) (status int, err error) {
 		return 0, err
 	}
 	defer leader.close()
-	read, write, err := os.Pipe()
-	if err != nil {
-		return 0, err
+	back := func() error { return nil }
+	if !j.beside {
+		if back, err = leader.enterGroup(); err != nil {
+			return 0, errors.New("entering the machine's control group: " + err.Error())
+		}
 	}
-	defer read.Close()
-	null, err := os.Open("/dev/null")
-	if err != nil {
-		return 0, err
-	}
-	defer null.Close()
 	// In the end only this thread is in the machine, and it ends with the process.
 	started := make(chan error, 1)
-	var pid int
 	go func() {
 		runtime.LockOSThread()
 		var err error
-		pid, err = leader.run(j, []uintptr{null.Fd(), write.Fd(), write.Fd()})
-		write.Close()
+		pid, err = leader.run(j)
 		started <- err
 		select {}
 	}()
-	if err := <-started; err != nil {
-		return 0, err
+	err = <-started
+	return pid, errors.Join(err, back())
+}
+
+// enterGroup moves this process into the control group of the machine's first process, so that what it starts is there from its first
+// instruction on. back moves it to where it was: what ends the machine need not end this process, which is to tell how the program ended.
+func (l *leader) enterGroup() (back func() error, err error) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
 	}
-	output := j.output
-	if _, err := io.Copy(output, io.LimitReader(read, j.maxOutput)); err != nil {
-		return 0, err
+	open := func(group string) (*os.File, error) {
+		file, err := os.OpenFile(filepath.Join("/sys/fs/cgroup", group, "cgroup.procs"), os.O_WRONLY, 0)
+		if errors.Is(err, os.ErrNotExist) { // with control groups of version 1
+			file, err = os.OpenFile(filepath.Join("/sys/fs/cgroup/unified", group, "cgroup.procs"), os.O_WRONLY, 0)
+		}
+		return file, err
 	}
-	_, _ = io.Copy(io.Discard, read)
+	from, err := open(unifiedGroup(own))
+	if err != nil {
+		return nil, err
+	}
+	to, err := open(l.group)
+	if err != nil {
+		from.Close()
+		return nil, err
+	}
+	defer to.Close()
+	if _, err := to.WriteString("0"); err != nil {
+		from.Close()
+		return nil, err
+	}
+	return func() error {
+		defer from.Close()
+		_, err := from.WriteString("0")
+		return err
+	}, nil
+}
+
+// unifiedGroup gives the control group of version 2 that a process's cgroup file names.
+func unifiedGroup(file []byte) string {
+	_, group, _ := strings.Cut("\n"+string(file), "\n0::")
+	group, _, _ = strings.Cut(group, "\n")
+	return group
+}
+
+// await waits for a program's end and gives its exit status, 128+n for a signal.
+func await(pid int) (status int, err error) {
 	var ws syscall.WaitStatus
 	for {
 		_, err = syscall.Wait4(pid, &ws, 0, nil)
@@ -90,6 +147,7 @@ func joinMachine(j joining) (status int, err error) {
 type leader struct {
 	pid, fd    int
 	started    string // clock ticks since boot, as /proc/PID/stat has it
+	group      string // its control group
 	bounding   uint64
 	noNewPrivs bool
 	seccomp    bool
@@ -106,8 +164,7 @@ func findLeader(unit string) (*leader, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, group, _ := strings.Cut("\n"+string(self), "\n0::")
-	group, _, _ = strings.Cut(group, "\n")
+	group := unifiedGroup(self)
 	if i := strings.LastIndex(group, ".slice/"); i >= 0 {
 		group = group[:i+len(".slice")]
 	} else {
@@ -176,6 +233,7 @@ func openLeader(pid int, unit string) (l *leader, first bool) {
 	group, _ := os.ReadFile(dir + "/cgroup")
 	status, _ := os.ReadFile(dir + "/status")
 	stat, _ := os.ReadFile(dir + "/stat")
+	l.group = unifiedGroup(group)
 	known := false
 	for line := range strings.Lines(string(status)) {
 		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":\t")
@@ -205,9 +263,13 @@ func openLeader(pid int, unit string) (l *leader, first bool) {
 }
 
 // run moves this thread into the machine, gives up what the payload does not have either, and starts the program from there.
-func (l *leader) run(j joining, files []uintptr) (pid int, err error) {
+func (l *leader) run(j joining) (pid int, err error) {
 	if same, err := sameUserNamespace(l.pid); err != nil || !same {
 		return 0, errors.Join(err, errors.New("the machine has a user namespace of its own, which can't be joined"))
+	}
+	root, err := unix.Open("/proc/"+strconv.Itoa(l.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("open", err)
 	}
 	// A thread that shares its root and directory with others can't change the mount namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -217,7 +279,10 @@ func (l *leader) run(j joining, files []uintptr) (pid int, err error) {
 	if err := unix.Setns(l.fd, all); err != nil {
 		return 0, os.NewSyscallError("setns", err)
 	}
-	if l.noNewPrivs {
+	if err := enterRoot(root); err != nil {
+		return 0, os.NewSyscallError("chroot", err)
+	}
+	if l.noNewPrivs && !j.more {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return 0, err
 		}
@@ -227,11 +292,13 @@ func (l *leader) run(j joining, files []uintptr) (pid int, err error) {
 			return 0, err
 		}
 	}
-	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && (err != nil || mode != 2) {
+	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && !j.more && (err != nil || mode != 2) {
 		return 0, errors.New("its unit has no filter of system calls, and the payload has one")
 	}
-	if err := setBounding(l.bounding & j.bounding); err != nil {
-		return 0, err
+	if !j.more {
+		if err := setBounding(l.bounding & j.bounding); err != nil {
+			return 0, err
+		}
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return 0, err
@@ -240,9 +307,18 @@ func (l *leader) run(j joining, files []uintptr) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	attributes := &syscall.ProcAttr{Dir: j.workdir, Env: j.env, Files: files, Sys: &syscall.SysProcAttr{
-		Setsid: true, Credential: &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]},
+	var ambient []uintptr
+	for bit := range 64 {
+		if j.ambient&l.bounding&(1<<bit) != 0 && ids[0] != 0 {
+			ambient = append(ambient, uintptr(bit))
+		}
+	}
+	attributes := &syscall.ProcAttr{Dir: j.workdir, Env: j.env, Files: j.files, Sys: &syscall.SysProcAttr{
+		Setsid: true, Setctty: j.terminal, Credential: &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, AmbientCaps: ambient,
 	}}
+	if _, err := os.Stat(j.workdir); err != nil {
+		return 0, &os.PathError{Op: "exec", Path: "working directory " + j.workdir, Err: errors.Unwrap(err)}
+	}
 	path := j.argv[0]
 	if strings.Contains(path, "/") {
 		pid, err = syscall.ForkExec(path, j.argv, attributes)
@@ -261,6 +337,22 @@ func (l *leader) run(j joining, files []uintptr) (pid int, err error) {
 		err = &os.PathError{Op: "exec", Path: path, Err: err}
 	}
 	return pid, err
+}
+
+// enterRoot makes a directory the root, unless it is: a service without a mount namespace of its own has a root directory all the same.
+func enterRoot(fd int) error {
+	var its, now unix.Statx_t
+	const what = unix.STATX_INO | unix.STATX_MNT_ID
+	if err := errors.Join(unix.Statx(fd, "", unix.AT_EMPTY_PATH, what, &its), unix.Statx(unix.AT_FDCWD, "/", 0, what, &now)); err != nil {
+		return err
+	}
+	if its.Ino == now.Ino && its.Mnt_id == now.Mnt_id {
+		return nil
+	}
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	return unix.Chroot(".")
 }
 
 func sameUserNamespace(pid int) (bool, error) {

@@ -10,8 +10,9 @@
 //	nspawnd-launcher --stop=SIGNAL
 //	nspawnd-launcher --probe=UNIT …
 //	nspawnd-launcher --record-health=UNIT …
+//	nspawnd-launcher --exec=UNIT …
 //
-// The last two run on the host, beside a machine: see join.go and health.go.
+// The last three run on the host, beside a machine: see join.go, health.go and exec.go.
 //
 // Capabilities are a mask in hexadecimal. After --quoted strings are in Go's quotes.
 package main
@@ -48,6 +49,8 @@ func main() {
 		probe(args)
 	case len(args) > 0 && strings.HasPrefix(args[0], "--record-health="):
 		recordHealth(args)
+	case len(args) > 0 && strings.HasPrefix(args[0], "--exec="):
+		execute(args)
 	default:
 		launch(args)
 	}
@@ -220,8 +223,11 @@ func must(what string, err error) {
 	}
 }
 
+// speaker is who speaks in messages.
+var speaker = "nspawnd-launcher"
+
 func fail(status int, message string) {
-	os.Stderr.WriteString("nspawnd-launcher: " + message + "\n")
+	os.Stderr.WriteString(speaker + ": " + message + "\n")
 	os.Exit(status)
 }
 

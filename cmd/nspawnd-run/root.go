@@ -12,6 +12,7 @@ import (
 	"slices"
 	"syscall"
 
+	"nspawnd/cmd/internal/launcher"
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
 	"nspawnd/units"
@@ -191,7 +192,7 @@ func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img
 		return err
 	}
 	if m.NeedsLauncher() {
-		if m.Launcher, err = findLauncher(); err != nil {
+		if m.Launcher, err = launcher.Find(); err != nil {
 			return err
 		}
 	}
@@ -255,24 +256,6 @@ func makeDirectories(root *image.Root, m *units.Machine) error {
 		return fmt.Errorf("the working directory: %w", err)
 	}
 	return nil
-}
-
-// findLauncher looks where "make install" puts it, and beside ourselves for a build directory.
-func findLauncher() (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	if self, err = filepath.EvalSymlinks(self); err != nil {
-		return "", err
-	}
-	dir := filepath.Dir(self)
-	for _, path := range []string{filepath.Join(dir, "../lib/nspawnd/nspawnd-launcher"), filepath.Join(dir, "nspawnd-launcher")} {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("nspawnd-launcher is not installed beside %s; install nspawnd again", self)
 }
 
 // attach puts the mount on a path of the host. It stays shared, as /run is: a service that starts later copies it into its

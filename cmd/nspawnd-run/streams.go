@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"nspawnd/cmd/internal/tty"
 	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/units"
@@ -77,7 +78,7 @@ func (g *streamFlags) apply(m *units.Machine, _ *units.Options) error {
 		return err
 	}
 	var err error
-	if g.leave, err = parseKeys(g.detachKeys); err != nil {
+	if g.leave, err = tty.ParseKeys(g.detachKeys); err != nil {
 		return fmt.Errorf("--detach-keys: %w", err)
 	}
 	return g.options(m)
@@ -180,8 +181,8 @@ func (g *streamFlags) prepare(m *units.Machine, img *image.Image) {
 
 // streams are what the client holds of the payload's standard streams.
 type streams struct {
-	terminal *terminal  // nil: none
-	given    []*os.File // what is the manager's once the machine is started
+	terminal *tty.Terminal // nil: none
+	given    []*os.File    // what is the manager's once the machine is started
 	copying  sync.WaitGroup
 }
 
@@ -204,13 +205,13 @@ func (g *streamFlags) connect(set units.Set, m *units.Machine, root *rootTree, f
 		relay = to
 	}
 	if m.Streams.Terminal {
-		if s.terminal, err = openTerminal(root.terminals, m.HostAccount()); err != nil {
+		if s.terminal, err = tty.Open(root.terminals, m.HostAccount().UID); err != nil {
 			return s, err
 		}
-		s.terminal.leave = g.leave
-		s.given = append(s.given, s.terminal.machine)
+		s.terminal.Keys = &tty.Keys{Sequence: g.leave}
+		s.given = append(s.given, s.terminal.Machine)
 		if set.Relay.Unit != "" {
-			fds.Set(set.Relay.Unit, set.Relay.Input, s.terminal.controller)
+			fds.Set(set.Relay.Unit, set.Relay.Input, s.terminal.Controller)
 		}
 	}
 	for i, file := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
@@ -221,7 +222,7 @@ func (g *streamFlags) connect(set units.Set, m *units.Machine, root *rootTree, f
 		case !slices.Contains(set.Passed, name):
 			continue
 		case m.Streams.Terminal && (g.tty || term.IsTerminal(i)): // 2> errors
-			file = s.terminal.machine
+			file = s.terminal.Machine
 		case i == 0 && m.Detached:
 			file, err = s.openEnded()
 		case i > 0 && m.Streams.Relay && !m.Detached && !reopens(file, m.HostAccount()):
@@ -318,7 +319,7 @@ func (s *streams) finish() {
 func (s *streams) release() {
 	s.started()
 	if s.terminal != nil {
-		s.terminal.release()
+		s.terminal.Release()
 	}
 }
 
@@ -330,7 +331,7 @@ func (s *streams) attach(left func()) error {
 	if s.terminal == nil {
 		return nil
 	}
-	return s.terminal.attach(&s.copying, left)
+	return s.terminal.Attach(&s.copying, left)
 }
 
 // signal passes a signal on; what a change of the window's size does, the machine's terminal sees to.
@@ -345,7 +346,7 @@ func (s *streams) signal(ctx context.Context, service *dbus.Service, sig syscall
 func leave(ctx context.Context, bus *dbus.Conn, m *units.Machine, set units.Set, s *streams) error {
 	relay := units.Set{Main: m.RelayUnit(set.Main)}
 	fds := dbus.Descriptors{}
-	fds.Set(relay.Main.Name, units.TerminalRelayInput, s.terminal.controller)
+	fds.Set(relay.Main.Name, units.TerminalRelayInput, s.terminal.Controller)
 	if _, err := bus.Start(ctx, relay, fds, false); err != nil {
 		return fmt.Errorf("%s: leaving its terminal: %w", m.Name, err)
 	}

@@ -68,13 +68,7 @@ func healthActions(t *testing.T, m *Machine) {
 
 // probeConfinement: what a probe is and may do is what the payload is and may do, and it sees what that sees.
 func probeConfinement(t *testing.T, m *Machine) {
-	look := filepath.Join(t.TempDir(), "look")
-	build := exec.Command("go", "build", "-o", look, "./look")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	m.Copy(look, "/srv/look/look")
+	m.buildLook(t)
 	for name, options := range map[string]string{
 		"root": "-u 0", "user": "-u 1234:56", "network": "-u 0 --network none", "cap": "-u 0 -p CapabilityBoundingSet=CAP_CHOWN", "filter": "-u 0 -p SystemCallFilter=~mknod:EXDEV -p LimitNOFILE=99:100",
 	} {
@@ -98,4 +92,16 @@ func probeConfinement(t *testing.T, m *Machine) {
 		m.Script("systemctl kill -s KILL --kill-whom=main nspawnd-" + name + "; systemctl stop nspawnd-" + name + "; systemctl reset-failed nspawnd-" + name)
 	}
 	m.nothingLeft(t)
+}
+
+// buildLook puts the program that says what its process may do into /srv/look.
+func (m *Machine) buildLook(t *testing.T) {
+	t.Helper()
+	look := filepath.Join(t.TempDir(), "look")
+	build := exec.Command("go", "build", "-o", look, "./look")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	m.Copy(look, "/srv/look/look")
 }

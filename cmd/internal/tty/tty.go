@@ -1,4 +1,5 @@
-package main
+// Package tty connects the caller's terminal with one that a machine has.
+package tty
 
 import (
 	"bytes"
@@ -11,42 +12,45 @@ import (
 	"sync"
 	"syscall"
 
-	"nspawnd/units"
-
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
-// terminal is a machine's terminal: a pair of its own devpts instance, whose one end the client connects with its own terminal.
-type terminal struct {
-	controller *os.File
-	machine    *os.File    // the end that the machine gets
-	leave      []byte      // the keys that end the connection and let the machine run on
+// Terminal is a machine's terminal: a pair of its own devpts instance, whose one end the client connects with its own terminal.
+type Terminal struct {
+	Controller *os.File
+	Machine    *os.File    // the end that the machine gets; nil: it has it already
+	Keys       Scanner     // for the keys that end the connection; nil: none do
 	before     *term.State // of the caller's terminal; nil: it was not changed
 }
 
-// openTerminal opens the first terminal of a devpts instance for the account.
-func openTerminal(instance *os.File, account units.Account) (*terminal, error) {
+// Scanner looks for keys in what is typed, which may come in any pieces: Scan gives what is to be passed on, up to the keys that end the connection.
+type Scanner interface {
+	Scan(typed []byte) (pass []byte, found bool)
+}
+
+// Open opens the next terminal of a devpts instance for a user.
+func Open(instance *os.File, uid uint32) (*Terminal, error) {
 	failed := func(err error) error { return fmt.Errorf("opening a terminal for the machine: %w", err) }
 	fd, err := unix.Openat(int(instance.Fd()), "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, failed(err)
 	}
-	t := &terminal{controller: os.NewFile(uintptr(fd), "ptmx")}
+	t := &Terminal{Controller: os.NewFile(uintptr(fd), "ptmx")}
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.controller.Close()
+		t.Controller.Close()
 		return nil, failed(err)
 	}
 	// By its name it could not be opened: the instance may have no path here. ioctl_tty(2)
 	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
-		t.controller.Close()
+		t.Controller.Close()
 		return nil, failed(errno)
 	}
-	t.machine = os.NewFile(peer, "terminal")
-	if err := unix.Fchown(int(peer), int(account.UID), -1); err != nil {
-		t.machine.Close()
-		t.controller.Close()
+	t.Machine = os.NewFile(peer, "terminal")
+	if err := unix.Fchown(int(peer), int(uid), -1); err != nil {
+		t.Machine.Close()
+		t.Controller.Close()
 		return nil, failed(err)
 	}
 	if !t.resize() {
@@ -56,18 +60,18 @@ func openTerminal(instance *os.File, account units.Account) (*terminal, error) {
 }
 
 // resize gives the machine's terminal the size of ours, if that is one.
-func (t *terminal) resize() bool {
+func (t *Terminal) resize() bool {
 	for fd := range 2 {
 		if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
-			return unix.IoctlSetWinsize(int(t.controller.Fd()), unix.TIOCSWINSZ, size) == nil
+			return unix.IoctlSetWinsize(int(t.Controller.Fd()), unix.TIOCSWINSZ, size) == nil
 		}
 	}
 	return false
 }
 
-// attach connects the machine's terminal with standard input and output. left is called when the keys for that come; output is done when
+// Attach connects the machine's terminal with standard input and output. left is called when the keys for that come; output is done when
 // nobody has the machine's end open any more.
-func (t *terminal) attach(output *sync.WaitGroup, left func()) error {
+func (t *Terminal) Attach(output *sync.WaitGroup, left func()) error {
 	if term.IsTerminal(0) {
 		var err error
 		if t.before, err = term.MakeRaw(0); err != nil {
@@ -82,22 +86,25 @@ func (t *terminal) attach(output *sync.WaitGroup, left func()) error {
 			t.resize()
 		}
 	}()
-	output.Go(func() { _, _ = io.Copy(os.Stdout, t.controller) }) // to EIO
+	output.Go(func() { _, _ = io.Copy(os.Stdout, t.Controller) }) // to EIO
 	go t.input(left)
 	return nil
 }
 
 // input copies standard input to the machine.
-func (t *terminal) input(left func()) {
-	keys := keyScanner{sequence: t.leave}
+func (t *Terminal) input(left func()) {
+	keys := t.Keys
+	if keys == nil {
+		keys = &Keys{}
+	}
 	buffer := make([]byte, 32<<10)
 	last := byte('\n')
 	for {
 		n, err := os.Stdin.Read(buffer)
-		pass, leave := keys.scan(buffer[:n])
+		pass, leave := keys.Scan(buffer[:n])
 		if len(pass) > 0 {
 			last = pass[len(pass)-1]
-			if _, err := t.controller.Write(pass); err != nil {
+			if _, err := t.Controller.Write(pass); err != nil {
 				return
 			}
 		}
@@ -109,49 +116,49 @@ func (t *terminal) input(left func()) {
 			continue
 		}
 		if t.before != nil { // our terminal is gone, and so is the machine's: SIGHUP
-			t.controller.Close()
+			t.Controller.Close()
 			return
 		}
 		const end = "\x04" // ctrl-d ends the input at the beginning of a line, and elsewhere hands on the line so far
 		if last != '\n' {
-			_, _ = t.controller.WriteString(end)
+			_, _ = t.Controller.WriteString(end)
 		}
-		_, _ = t.controller.WriteString(end)
+		_, _ = t.Controller.WriteString(end)
 		return
 	}
 }
 
-// release gives the caller's terminal its mode back.
-func (t *terminal) release() {
+// Release gives the caller's terminal its mode back.
+func (t *Terminal) Release() {
 	if t.before != nil {
 		_ = term.Restore(0, t.before)
 		t.before = nil
 	}
 }
 
-// keyScanner looks for a sequence of keys in what is typed, which may come in any pieces.
-type keyScanner struct {
-	sequence []byte
+// Keys is a Scanner for a sequence of keys.
+type Keys struct {
+	Sequence []byte
 	matched  int // bytes of the sequence that were the last ones, and are held back
 }
 
-// scan gives what is to be passed on, up to the sequence.
-func (k *keyScanner) scan(typed []byte) (pass []byte, found bool) {
-	if len(k.sequence) == 0 {
+// Scan is that of a Scanner.
+func (k *Keys) Scan(typed []byte) (pass []byte, found bool) {
+	if len(k.Sequence) == 0 {
 		return typed, false
 	}
-	pending := append(bytes.Clone(k.sequence[:k.matched]), typed...)
-	if at := bytes.Index(pending, k.sequence); at >= 0 {
+	pending := append(bytes.Clone(k.Sequence[:k.matched]), typed...)
+	if at := bytes.Index(pending, k.Sequence); at >= 0 {
 		return pending[:at], true
 	}
-	for k.matched = min(len(k.sequence)-1, len(pending)); !bytes.HasSuffix(pending, k.sequence[:k.matched]); {
+	for k.matched = min(len(k.Sequence)-1, len(pending)); !bytes.HasSuffix(pending, k.Sequence[:k.matched]); {
 		k.matched--
 	}
 	return pending[:len(pending)-k.matched], false
 }
 
-// parseKeys reads the keys of podman-run(1) --detach-keys: characters, and ctrl- with a letter or one of @[\]^_, between commas.
-func parseKeys(s string) ([]byte, error) {
+// ParseKeys reads the keys of podman-run(1) --detach-keys: characters, and ctrl- with a letter or one of @[\]^_, between commas.
+func ParseKeys(s string) ([]byte, error) {
 	if s == "" {
 		return nil, nil
 	}

@@ -1,8 +1,8 @@
-package main
+package tty
 
 import "testing"
 
-func TestKeyScanner(t *testing.T) {
+func TestKeys(t *testing.T) {
 	for _, c := range []struct {
 		keys  string
 		typed []string
@@ -17,14 +17,14 @@ func TestKeyScanner(t *testing.T) {
 		{"a,a,b", []string{"a", "a", "a", "b"}, "a", true},
 		{"", []string{"\x10\x11"}, "\x10\x11", false},
 	} {
-		keys, err := parseKeys(c.keys)
+		keys, err := ParseKeys(c.keys)
 		if err != nil {
 			t.Fatal(err)
 		}
-		scanner, pass, found := keyScanner{sequence: keys}, "", false
+		scanner, pass, found := Keys{Sequence: keys}, "", false
 		for _, typed := range c.typed {
 			var some []byte
-			some, found = scanner.scan([]byte(typed))
+			some, found = scanner.Scan([]byte(typed))
 			pass += string(some)
 		}
 		if pass != c.pass || found != c.found {
@@ -32,7 +32,7 @@ func TestKeyScanner(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"ctrl-", "ctrl-1", "ab", ",", "ctrl-ö", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"} {
-		if keys, err := parseKeys(bad); err == nil {
+		if keys, err := ParseKeys(bad); err == nil {
 			t.Errorf("%q: %v", bad, keys)
 		}
 	}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"nspawnd/cmd/internal/launcher"
+	"nspawnd/cmd/internal/printable"
+	"nspawnd/cmd/internal/tty"
+	"nspawnd/dbus"
+	"nspawnd/image"
+	"nspawnd/machined"
+	"nspawnd/units"
+)
+
+// Exit statuses of podman-exec(1).
+const (
+	statusOwnError      = 125
+	statusNotExecutable = 126
+)
+
+// statusError is an error that the command exits with a status of its own for. Without a text nothing is said.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// execFlags say what exec runs and how.
+type execFlags struct {
+	interactive, tty, detach, privileged bool
+	asked                                bool // --tty was given
+	user, workdir                        string
+	env                                  []string
+}
+
+func execCommand() *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "exec [OPTIONS...] NAME COMMAND [ARGUMENT...]",
+		Short: "Run a command in a machine of nspawnd",
+		Long: `Run a command beside the first process of a machine that nspawnd started, with or without an init inside: in all of its namespaces and its control group, and with its user,
+environment, working directory, capabilities and filter of system calls. The command is looked up in the machine's PATH.
+
+Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. Secrets that the machine has
+as variables are not the command's. Machines of other origin: see shell.
+
+Exit status: that of the command, or 128+n when signal n ended it; 125 when it was not run, 126 when it can't be executed, 127 when it was not found.`,
+		Example: `  machinectl-lite exec web nginx -s reload
+  machinectl-lite exec -it --user root web sh
+  pg_dump shop | machinectl-lite exec db psql shop`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := machineNames(cmd, args[:min(len(args), 1)]); err != nil {
+				return &statusError{statusOwnError, err}
+			}
+			if len(args) < 2 || args[1] == "" {
+				return &statusError{statusOwnError, fmt.Errorf("exec: no command given (see %s --help)", cmd.CommandPath())}
+			}
+			return nil
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return completeMachines(cmd, args, word)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.detach && (f.tty || f.interactive) {
+				return &statusError{statusOwnError, errors.New("exec: --detach leaves nobody for --interactive or --tty")}
+			}
+			if f.asked = cmd.Flags().Changed("tty"); !f.asked {
+				f.tty = !f.detach && term.IsTerminal(0) && term.IsTerminal(1)
+			}
+			// Signals are the command's.
+			status, err := f.run(context.WithoutCancel(cmd.Context()), args[0], args[1:])
+			if err != nil {
+				return &statusError{statusOwnError, fmt.Errorf("%s: %w", args[0], err)}
+			}
+			return exitAs(status)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &statusError{statusOwnError, fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+	})
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the machine's name is the command's
+	flags.BoolVarP(&f.interactive, "interactive", "i", false, "Keep standard input open; it is passed on anyway, unless with --detach")
+	flags.BoolVarP(&f.tty, "tty", "t", false, "Give it a terminal of the machine's (default: if input and output are a terminal here; -t=false passes that one on)")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "Print its unit and do not wait for it; what it says goes to the journal, as the machine's")
+	flags.StringVarP(&f.user, "user", "u", "", "Run it as `USER[:GROUP]`, by name in the machine or by number")
+	flags.StringVarP(&f.workdir, "workdir", "w", "", "Start it in `directory`")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "Set `NAME=VALUE` in its environment, or pass NAME or NAME* on from this one")
+	flags.BoolVar(&f.privileged, "privileged", false, "Give it all capabilities, no filter of system calls, and new privileges; the machine's namespaces, control group and devices stay")
+	return cmd
+}
+
+// exitAs gives the error that has the command exit with a status.
+func exitAs(status int) error {
+	if status == 0 {
+		return nil
+	}
+	return &statusError{status: status}
+}
+
+// run runs a command in a machine and, unless it is detached, waits for it.
+func (f *execFlags) run(ctx context.Context, name string, argv []string) (status int, err error) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	host, err := connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer host.close()
+	running, err := host.running(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	e := units.Exec{Argv: argv, WorkingDir: f.workdir, Privileged: f.privileged, Terminal: f.tty, Detached: f.detach,
+		Description: printable.Line(name + ": " + strings.Join(argv, " "))}
+	if e.Description = strings.ToValidUTF8(e.Description, "?"); len(e.Description) > 200 {
+		e.Description = strings.ToValidUTF8(e.Description[:200], "")
+	}
+	if f.workdir != "" && !path.IsAbs(f.workdir) {
+		return 0, fmt.Errorf("--workdir: %q is not an absolute path", f.workdir)
+	}
+	if e.Launcher, err = launcher.Find(); err != nil {
+		return 0, err
+	}
+	if err := f.environment(&e); err != nil {
+		return 0, err
+	}
+	root, err := openRoot(running.Unit)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	r := units.Running{Machine: name, Argv: running.Argv, Env: running.Env, WorkingDir: running.WorkingDir, Slice: running.Slice, Account: running.Account}
+	for _, file := range running.Files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return 0, fmt.Errorf("what its payload is confined to: %w", err)
+		}
+		r.Files = append(r.Files, string(text))
+	}
+	if f.user != "" {
+		user, err := image.NewRoot(root).User(f.user)
+		if err != nil {
+			return 0, fmt.Errorf("--user: %w", err)
+		}
+		e.Account, e.Home = &units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}, user.Home
+		if e.Home == "" {
+			e.Home = "/"
+		}
+	}
+	id := make([]byte, 4)
+	_, _ = rand.Read(id)
+	e.ID = hex.EncodeToString(id)
+	manager, err := host.systemd.Version(ctx)
+	if err != nil {
+		return 0, err
+	}
+	unit, account, err := units.ExecUnit(r, e, manager)
+	if err != nil {
+		return 0, err
+	}
+	return f.start(ctx, host, unit, account.UID, root, signals)
+}
+
+// start starts the service and, unless it is detached, connects it with our streams and waits for it.
+func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid uint32, root *os.File, signals chan os.Signal) (status int, err error) {
+	fds := dbus.Descriptors{}
+	var terminal *tty.Terminal
+	if f.tty {
+		if terminal, err = openTerminal(root, uid); err != nil {
+			return 0, err
+		}
+		defer terminal.Release()
+	}
+	for i, file := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if terminal != nil && (f.asked || term.IsTerminal(i)) { // 2> errors
+			file = terminal.Machine
+		}
+		if !f.detach && (i > 0 || terminal == nil) {
+			fds.Set(unit.Name, []string{"StandardInput", "StandardOutput", "StandardError"}[i]+"FileDescriptor", file)
+		}
+	}
+	service, err := host.systemd.Start(ctx, units.Set{Main: unit}, fds, !f.detach)
+	if err != nil {
+		return 0, fmt.Errorf("%w; journalctl -u %s tells more", err, unit.Name)
+	}
+	if f.detach {
+		fmt.Println(unit.Name)
+		return 0, nil
+	}
+	go func() {
+		for s := range signals {
+			switch {
+			case slices.Contains([]os.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE}, s): // about us
+			case terminal != nil && s == syscall.SIGWINCH: // the terminal's new size does it
+			default:
+				_ = service.Signal(ctx, s.(syscall.Signal)) // fails only when it has ended
+			}
+		}
+	}()
+	var output sync.WaitGroup
+	if terminal != nil {
+		terminal.Machine.Close()
+		if err := terminal.Attach(&output, nil); err != nil {
+			_ = host.systemd.Stop(ctx, unit.Name)
+			return 0, err
+		}
+	}
+	if status, err = service.Wait(ctx); err != nil {
+		return 0, err
+	}
+	finish(&output)
+	return status, nil
+}
+
+// finish waits until what a command has said is out. Programs that it leaves behind may have its terminal open.
+func finish(output *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		output.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+func (f *execFlags) environment(e *units.Exec) error {
+	for _, assignment := range f.env {
+		assignments, err := units.ParseEnv(assignment, os.Environ())
+		if err != nil {
+			return fmt.Errorf("--env: %w", err)
+		}
+		e.Env = append(e.Env, assignments...)
+	}
+	isTerm := func(a string) bool { return strings.HasPrefix(a, "TERM=") }
+	if name := os.Getenv("TERM"); f.tty && !slices.ContainsFunc(e.Env, isTerm) {
+		if name == "" {
+			name = "xterm" // podman's
+		}
+		e.Env = append(e.Env, "TERM="+name)
+	}
+	return nil
+}
+
+// running gives our machine of that name.
+func (h *host) running(ctx context.Context, name string) (r dbus.Running, err error) {
+	unit, ours := h.systemd.MachineUnit(ctx, name)
+	if !ours {
+		_, err := h.machined.Get(ctx, name)
+		switch {
+		case errors.Is(err, machined.ErrNoSuchMachine):
+			return r, errors.New("no machine of that name runs")
+		case err != nil:
+			return r, err
+		}
+		return r, fmt.Errorf("it is not a machine of nspawnd, and what confines it is not known; where systemd runs in it: machinectl-lite shell %s", name)
+	}
+	if os.Geteuid() != 0 {
+		return r, fmt.Errorf("to run a command in a machine needs root: %w", fs.ErrPermission)
+	}
+	r, err = h.systemd.Running(ctx, unit)
+	switch {
+	case err != nil:
+		return r, err
+	case r.Frozen:
+		return r, fmt.Errorf("it is paused; to have it go on: machinectl-lite resume %s", name)
+	case slices.ContainsFunc(r.Argv[:min(len(r.Argv), 8)], func(word string) bool { return path.Base(word) == "systemd-nspawn" }):
+		return r, errors.New("its payload is confined by systemd-nspawn, which can't be given to a process beside it")
+	}
+	return r, nil
+}
+
+// openRoot gives a handle on what the first process of a service has for its root.
+func openRoot(u dbus.Unit) (*os.File, error) {
+	if u.MainPID == 0 {
+		return nil, errors.New("its first process has ended")
+	}
+	// A process's number may be another's by now; with a descriptor of it, what is read is its own for as long as it lives.
+	process, err := unix.PidfdOpen(int(u.MainPID), 0)
+	if err != nil {
+		return nil, fmt.Errorf("its first process: %w", err)
+	}
+	defer unix.Close(process)
+	dir := "/proc/" + strconv.Itoa(int(u.MainPID))
+	root, err := os.OpenFile(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("its root directory: %w", err)
+	}
+	group, err := os.ReadFile(dir + "/cgroup")
+	if err == nil && !strings.Contains(string(group)+"/", u.ControlGroup) {
+		err = errors.New("it has ended")
+	}
+	if err = errors.Join(err, unix.PidfdSendSignal(process, 0, nil, 0)); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("its first process: %w", err)
+	}
+	return root, nil
+}
+
+// openTerminal opens a terminal of a machine's own devpts instance.
+func openTerminal(root *os.File, uid uint32) (*tty.Terminal, error) {
+	instance, err := image.NewRoot(root).Directory("/dev/pts")
+	if err != nil {
+		return nil, err
+	}
+	defer instance.Close()
+	var stat unix.Statfs_t
+	if err := unix.Fstatfs(int(instance.Fd()), &stat); err != nil || stat.Type != unix.DEVPTS_SUPER_MAGIC {
+		return nil, errors.New("it has no terminals: its /dev/pts is no devpts; -t=false passes yours on")
+	}
+	return tty.Open(instance, uid)
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// finalSignal is what the manager is to send in place of SIGKILL (systemd.kill(5), FinalKillSignal=): the program is not in the control group that
+// it would kill.
+const finalSignal = syscall.Signal(64)
+
+// execute runs a program in a machine, with this process's streams, passes signals on to it, and exits as it does: with 128+n for a signal.
+//
+//	--exec=UNIT --as=WHO [--terminal] [--privileged] --ids=… --workdir=DIR [--env=…] [--bounding=…] [--ambient=…] [--refuse=…] -- ARGV0 [ARG…]
+//
+// WHO is the beginning of messages. The directory, variables and arguments are in Go's quotes.
+func execute(args []string) {
+	j := joining{bounding: ^uint64(0), files: []uintptr{0, 1, 2}}
+	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
+		option, value, _ := strings.Cut(args[0], "=")
+		switch option {
+		case "--exec":
+			j.unit = value
+		case "--as":
+			speaker = value
+		case "--terminal": // not as standard input: the manager would make it the controlling one of this process
+			j.terminal = true
+			j.files[0] = 1
+		case "--privileged":
+			j.more = true
+		default:
+			j.parse(option, value)
+		}
+	}
+	if len(args) < 2 {
+		fail(ownError, "no program given")
+	}
+	for _, arg := range args[1:] {
+		j.argv = append(j.argv, unquote(arg))
+	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	pid, err := joinMachine(j)
+	var started *os.PathError
+	switch {
+	case errors.As(err, &started) && started.Op == "exec" && pid == 0:
+		fail(execFailed(started.Path, started.Err))
+	case err != nil:
+		if pid != 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		fail(ownError, err.Error())
+	}
+	go func() {
+		for s := range signals {
+			switch s {
+			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE: // about this process
+			case finalSignal:
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			default:
+				_ = syscall.Kill(pid, s.(syscall.Signal))
+			}
+		}
+	}()
+	status, err := await(pid)
+	must("waiting for "+strconv.Quote(j.argv[0]), err)
+	unix.Exit(status)
+}
