@@ -18,6 +18,7 @@ type Health struct {
 	StartPeriod time.Duration // from the machine's start on; failures in it count nothing
 	Retries     int           // failures in a row that make it unhealthy
 	OnFailure   string        // what happens then: "", "kill", "restart" or "stop"
+	Ready       bool          // the machine counts as started when it is healthy
 }
 
 // HealthOptions are what a run lays over the image's Healthcheck; nil: nothing.
@@ -27,6 +28,7 @@ type HealthOptions struct {
 	Interval, Timeout, StartPeriod *time.Duration
 	Retries                        *int
 	OnFailure                      string
+	Ready                          bool
 }
 
 // Docker's defaults, and the least that it takes.
@@ -57,7 +59,7 @@ func MergeHealth(config Config, o HealthOptions) (h Health, err error) {
 	}
 	switch {
 	case o.Disable || len(test) == 0 || test[0] == "NONE":
-		if o.OnFailure != "" || o.Command == nil && (o.Interval != nil || o.Timeout != nil || o.StartPeriod != nil || o.Retries != nil) {
+		if o.OnFailure != "" || o.Ready || o.Command == nil && (o.Interval != nil || o.Timeout != nil || o.StartPeriod != nil || o.Retries != nil) {
 			return h, errors.New("the image has no health check; give one by --health-cmd")
 		}
 		return h, nil
@@ -101,7 +103,7 @@ func MergeHealth(config Config, o HealthOptions) (h Health, err error) {
 	if h.Interval < minHealthSpan || h.Timeout < minHealthSpan || h.StartPeriod < 0 || h.Retries < 1 {
 		return h, errors.New("a health check's interval, timeout and number of retries can't be 0 or less")
 	}
-	h.OnFailure = o.OnFailure
+	h.OnFailure, h.Ready = o.OnFailure, o.Ready
 	return h, nil
 }
 
@@ -153,7 +155,9 @@ func (m Machine) health(set *Set, confined Unit) error {
 	s := Unit{Name: base + ".service"}
 	s.set("Description", "Health of "+set.Main.Name)
 	s.set("PartOf", []string{set.Main.Name})
-	s.set("After", []string{set.Main.Name})
+	if !m.Health.Ready { // which is what the machine's start waits for
+		s.set("After", []string{set.Main.Name})
+	}
 	s.set("CollectMode", "inactive-or-failed")
 	s.set("StartLimitIntervalSec", uint64(0))
 	for _, d := range confined.Directives {
@@ -183,6 +187,9 @@ func (m Machine) health(set *Set, confined Unit) error {
 	if m.Health.OnFailure != "" {
 		record = append(record, "--action="+m.Health.OnFailure)
 	}
+	if m.Health.Ready {
+		record = append(record, "--notify")
+	}
 	s.set("ExecStopPost", []Command{{m.Launcher, record, []string{noExpansion, privileged}}})
 	s.set("SuccessExitStatus", Statuses{Codes: []int32{1, 2}, Signals: []int32{}}) // an unhealthy machine is not a unit that failed
 	s.set("TimeoutStartSec", uint64((m.Health.Timeout+10*time.Second)/time.Microsecond))
@@ -194,7 +201,9 @@ func (m Machine) health(set *Set, confined Unit) error {
 	t := Unit{Name: base + ".timer"}
 	t.set("Description", "Health of "+set.Main.Name)
 	t.set("PartOf", []string{set.Main.Name})
-	t.set("After", []string{set.Main.Name})
+	if !m.Health.Ready {
+		t.set("After", []string{set.Main.Name})
+	}
 	t.set("StopWhenUnneeded", true)
 	t.set("CollectMode", "inactive-or-failed")
 	interval := uint64(m.Health.Interval / time.Microsecond)

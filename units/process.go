@@ -18,9 +18,13 @@ func (m Machine) process(u *Unit) {
 	p := m.Payload
 	plain, _ := m.environment()
 	u.set("Type", "exec")
-	if p.Notify {
+	switch {
+	case p.Notify:
 		u.set("Type", "notify")
 		u.set("NotifyAccess", "all") // a script's readiness comes from a child of its own
+	case m.Health.Ready:
+		u.set("Type", "notify") // whom the manager is told of by the health check, in the name of the main process
+		u.set("NotifyAccess", "main")
 	}
 	u.set("ExecStart", Command{m.Path, p.Argv, []string{noExpansion}})
 	if !m.foreignIDs() && m.onlyRootsGroup() {

@@ -114,11 +114,12 @@ type health struct {
 // recordHealth takes in how a probe has ended ($SERVICE_RESULT, $EXIT_STATUS: systemd.exec(5)), and does what is to be done when the machine becomes
 // unhealthy. It runs on the host, as root and unconfined.
 //
-//	--record-health=UNIT --state=FILE --output=FILE --retries=N --start-period=SECONDS [--action=kill|restart|stop]
+//	--record-health=UNIT --state=FILE --output=FILE --retries=N --start-period=SECONDS [--action=kill|restart|stop] [--notify]
 func recordHealth(args []string) {
 	var unit, state, output, action string
 	var retries int
 	var startPeriod time.Duration
+	notifies := false
 	for _, arg := range args {
 		option, value, _ := strings.Cut(arg, "=")
 		switch option {
@@ -134,6 +135,8 @@ func recordHealth(args []string) {
 			startPeriod = seconds(value)
 		case "--action":
 			action = value
+		case "--notify":
+			notifies = true
 		default:
 			fail(ownError, "unknown argument "+strconv.Quote(arg))
 		}
@@ -171,6 +174,9 @@ func recordHealth(args []string) {
 	if err = errors.Join(err, os.Rename(temporary, state)); err != nil {
 		fail(ownError, err.Error())
 	}
+	if notifies && healthy {
+		must("telling the manager that the machine is ready", notifyReady(l.pid))
+	}
 	if !became || action == "" {
 		return
 	}
@@ -183,6 +189,17 @@ func recordHealth(args []string) {
 		err = syscall.Exec(filepath.Join(dir, command[0]), command, []string{"PATH=/usr/bin:/bin"})
 	}
 	fail(ownError, err.Error())
+}
+
+// notifyReady tells the manager in the name of a service's main process that the service is ready (sd_pid_notify(3)).
+func notifyReady(pid int) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	sender := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid)})
+	return unix.Sendmsg(fd, []byte("READY=1"), sender, &unix.SockaddrUnix{Name: "/run/systemd/notify"}, 0)
 }
 
 // age says how long a process has run.

@@ -57,11 +57,11 @@ func (g *processFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&g.stopSignal, "stop-signal", "", "`SIGNAL` that asks it to end (default: the image's, or SIGTERM)")
 	f.StringVar(&g.stopTimeout, "stop-timeout", "", "`SECONDS` until it is killed after that (-1: never; default: the image's, or 10)")
 	f.StringVar(&g.timeout, "timeout", "", "stop it after `SECONDS`")
-	f.StringVar(&g.notify, "sdnotify", "conmon", "it is ready `conmon|container|ignore`: as soon as it runs; when it says so to $NOTIFY_SOCKET; ours is not told")
+	f.StringVar(&g.notify, "sdnotify", "conmon", "it is ready `conmon|container|healthy|ignore`: as soon as it runs; when it says so to $NOTIFY_SOCKET; when its health check passes; ours is not told")
 	f.BoolVar(&g.sigProxy, "sig-proxy", true, "pass signals on to it")
 }
 
-func (g *processFlags) apply(_ *units.Machine, o *units.Options) (err error) {
+func (g *processFlags) apply(m *units.Machine, o *units.Options) (err error) {
 	o.User, o.WorkingDir, o.Hostname, o.UMask, o.Personality = g.user, g.workdir, g.hostname, g.umask, g.personality
 	o.Groups, o.Init, o.Sysctls, o.StopSignal = g.groups, g.init, g.sysctls, g.stopSignal
 	o.MergeEnv, o.UnsetEnv, o.UnsetAllEnv = g.envMerge, g.unsetEnv, g.unsetEnvAll
@@ -100,7 +100,10 @@ func (g *processFlags) apply(_ *units.Machine, o *units.Options) (err error) {
 		o.RunTimeout = uint(seconds)
 	}
 	o.Notify = g.notify == "container"
-	return oneOf("--sdnotify", g.notify, "conmon", "container", "ignore")
+	if g.notify == "healthy" {
+		o.Health.Ready, m.HealthAsked = true, true
+	}
+	return oneOf("--sdnotify", g.notify, "conmon", "container", "healthy", "ignore")
 }
 
 func (g *processFlags) environment(o *units.Options) error {

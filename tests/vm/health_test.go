@@ -17,7 +17,7 @@ func TestHealth(t *testing.T) {
 		m.signedImages()
 		m.Must("nspawnd-run", tiny, "true")
 		m.Must("machinectl-lite", "pull-oci", redis)
-		for name, test := range map[string]func(*testing.T, *Machine){"states": healthStates, "actions": healthActions, "confinement": probeConfinement} {
+		for name, test := range map[string]func(*testing.T, *Machine){"states": healthStates, "readiness": healthReadiness, "actions": healthActions, "confinement": probeConfinement} {
 			t.Run(name, func(t *testing.T) { test(t, m.With(t)) })
 		}
 		m.nothingLeft(t)
@@ -52,6 +52,22 @@ func healthStates(t *testing.T, m *Machine) {
 		outcome{"nspawnd-run --health-interval 3 --health-cmd x " + tiny, 125, "", "/^nspawnd-run: --health-interval: \"3\" is not a time.*\n$/"},
 		outcome{"nspawnd-run --health-on-failure explode " + tiny, 125, "", "/^nspawnd-run: --health-on-failure: .*\n$/"},
 		outcome{"nspawnd-run --health-cmd x -p PrivateUsers=identity " + tiny, 125, "", "/^nspawnd-run: .*health check.*PrivateUsers=.*\n$/"},
+	)
+	m.nothingLeft(t)
+}
+
+// healthReadiness is --sdnotify=healthy: whoever waits for the machine waits until it is healthy.
+func healthReadiness(t *testing.T, m *Machine) {
+	const state = "systemctl show -P ActiveState nspawnd-able; "
+	able := probed("able", "--sdnotify=healthy", `["tiny","cat","/run/ok"]`)
+	m.expect(t,
+		outcome{able[:len(able)-2] + " & await sh -c 'journalctl -q -u nspawnd-able-health -o cat | grep -q . || systemctl is-active -q nspawnd-able-health.timer'; sleep 1; " + state +
+			"touch /proc/$(systemctl show -P MainPID nspawnd-able)/root/run/ok; wait $!; " + state + "machinectl-lite wait --condition=healthy able && systemctl restart nspawnd-able; " + state +
+			"systemctl stop nspawnd-able", 0, "activating\nable\nactive\nactive\n", ""},
+		outcome{probed("never", "--sdnotify=healthy -p TimeoutStartSec=2 --health-retries=1", `["tiny","false"]`) + "systemctl reset-failed nspawnd-never", 0, "", "/never.*timeout/"},
+		outcome{probed("killed", "--sdnotify=healthy --health-retries=1 --health-on-failure=kill", `["tiny","false"]`) + "systemctl reset-failed nspawnd-killed", 0, "", "/^nspawnd-run: killed: .*\n$/"},
+		outcome{"nspawnd-run --sdnotify=healthy --health-interval 200ms --health-cmd '[\"tiny\",\"true\"]' " + tiny + " exit 5", 5, "", ""},
+		outcome{"nspawnd-run --sdnotify=healthy --health-interval 200ms --health-cmd '[\"tiny\",\"true\"]' " + tiny + " sleep 1", 0, "", ""},
 	)
 	m.nothingLeft(t)
 }

@@ -170,7 +170,7 @@ func TestProcess(t *testing.T) {
 			outcome{"nspawnd-run -d --name late --sdnotify=container localhost/tiny true; systemctl reset-failed nspawnd-late 2>/dev/null || :", 0, "", "/late.*protocol/"},
 			outcome{with("--sdnotify=container", "exit 3"), 3, "", ""},
 			outcome{sh("--sdnotify=container -p WatchdogSec=9", "echo $WATCHDOG_PID $WATCHDOG_USEC; test -S $NOTIFY_SOCKET"), 0, "9000000\n", ""},
-			outcome{with("--sdnotify=healthy", "true"), 125, "", "/^nspawnd-run: --sdnotify: .*\n$/"},
+			outcome{with("--sdnotify=healthy", "true"), 125, "", "/^nspawnd-run: .*no health check; give one by --health-cmd\n$/"},
 			// A service that has us as its main process.
 			outcome{"systemd-run -q --unit outer -p Type=notify nspawnd-run --name inner localhost/tiny trap; systemctl is-active outer nspawnd-inner; systemctl stop outer; systemctl show -P Result outer; await sh -c '! machinectl-lite list | grep -q inner'", 0, "active\nactive\nsuccess\n", ""},
 			outcome{"systemd-run -q --unit outer -p Type=notify -p TimeoutStartSec=2 nspawnd-run --name inner --sdnotify=container localhost/tiny sleep 20 2>/dev/null; echo $?; await sh -c '! systemctl is-active -q nspawnd-inner'", 0, "1\n", ""},
