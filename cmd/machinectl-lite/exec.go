@@ -217,16 +217,7 @@ func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid 
 		fmt.Println(unit.Name)
 		return 0, nil
 	}
-	go func() {
-		for s := range signals {
-			switch {
-			case slices.Contains([]os.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE}, s): // about us
-			case terminal != nil && s == syscall.SIGWINCH: // the terminal's new size does it
-			default:
-				_ = service.Signal(ctx, s.(syscall.Signal)) // fails only when it has ended
-			}
-		}
-	}()
+	go passOn(ctx, service, signals, terminal != nil)
 	var output sync.WaitGroup
 	if terminal != nil {
 		terminal.Machine.Close()
@@ -240,6 +231,18 @@ func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid 
 	}
 	finish(&output)
 	return status, nil
+}
+
+// passOn passes signals on to a service, on a terminal of its own or not.
+func passOn(ctx context.Context, service *dbus.Service, signals <-chan os.Signal, terminal bool) {
+	for s := range signals {
+		switch {
+		case slices.Contains([]os.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE}, s): // about us
+		case terminal && s == syscall.SIGWINCH: // the terminal's new size does it
+		default:
+			_ = service.Signal(ctx, s.(syscall.Signal)) // fails only when it has ended
+		}
+	}
 }
 
 // finish waits until what a command has said is out. Programs that it leaves behind may have its terminal open.

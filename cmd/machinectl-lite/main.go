@@ -143,7 +143,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	}{
 		{"Machine verbs:", []*cobra.Command{
 			listCommand(), statusCommand(), showCommand(), logsCommand(), statsCommand(), execCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
-			startCommand(), listKeptCommand(), removeMachineCommand(),
+			attachCommand(), startCommand(), listKeptCommand(), removeMachineCommand(),
 		}},
 		{"Image verbs:", []*cobra.Command{
 			pullOCICommand(), pullACICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),

@@ -40,7 +40,7 @@ func (g *streamFlags) register(f *pflag.FlagSet) {
 	f.BoolVarP(&g.interactive, "interactive", "i", false, "keep standard input open; in the foreground it is passed on anyway")
 	f.BoolVarP(&g.tty, "tty", "t", false, "give it a terminal of its own (default: if input and output are a terminal here; -t=false passes that one on)")
 	f.StringArrayVarP(&g.attach, "attach", "a", nil, "pass on only `stdin|stdout|stderr`; output that is not named goes to the journal")
-	f.StringVar(&g.detachKeys, "detach-keys", "ctrl-p,ctrl-q", "`KEYS` that leave it running and return, in a terminal; \"\": none")
+	f.StringVar(&g.detachKeys, "detach-keys", "ctrl-p,ctrl-q", "`KEYS` that leave it running and return, in a terminal (machinectl-lite attach comes back); \"\": none")
 	f.StringVar(&g.logDriver, "log-driver", "journald", "where output goes that nobody is there to read: `journald|none|passthrough`")
 	f.StringArrayVar(&g.logOpts, "log-opt", nil, "`tag=TAG` in place of the name in the journal; relay=always|never|auto: whether it can open /dev/stdout (auto: if the image seems to)")
 }

@@ -69,6 +69,14 @@ func (t *Terminal) resize() bool {
 	return false
 }
 
+// Redraw has what is on the machine's terminal show itself again: it is told of a new size, and Attach tells it of the real one.
+func (t *Terminal) Redraw() {
+	if size, err := unix.IoctlGetWinsize(int(t.Controller.Fd()), unix.TIOCGWINSZ); err == nil {
+		size.Row++
+		_ = unix.IoctlSetWinsize(int(t.Controller.Fd()), unix.TIOCSWINSZ, size)
+	}
+}
+
 // Attach connects the machine's terminal with standard input and output. left is called when the keys for that come; output is done when
 // nobody has the machine's end open any more.
 func (t *Terminal) Attach(output *sync.WaitGroup, left func()) error {
