@@ -154,7 +154,7 @@ func (s *Store) removeEmpty() error {
 // sweep removes the layers and blobs that nothing needs, of those in only if that is not nil. It is called with the store locked, and unlocks it as
 // soon as what goes has no name any more.
 func (s *Store) sweep(only digests, unlock func()) (removed []Removed, err error) {
-	needed, err := s.needed()
+	needed, err := s.needed(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -209,9 +209,9 @@ func (s *Store) sweep(only digests, unlock func()) (removed []Removed, err error
 // digests is a set of layers and blobs.
 type digests map[Digest]bool
 
-// needed returns all that writers, images and machines need, in this order: a writer lets go of something when its image is
+// needed returns all that writers, images but for those that leave, and machines need, in this order: a writer lets go of something when its image is
 // stored, and an image's record that was removed before it was looked for may just have become a machine's.
-func (s *Store) needed() (digests, error) {
+func (s *Store) needed(leaving map[Reference]bool) (digests, error) {
 	needed := digests{}
 	entries, err := readDir(s.path("tmp"))
 	if err != nil {
@@ -228,6 +228,7 @@ func (s *Store) needed() (digests, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nothing was freed: an image needs what is not known: %w", err)
 	}
+	images = slices.DeleteFunc(images, func(img *Image) bool { return leaving[img.Reference] })
 	uses, err := s.machineUses()
 	if err != nil {
 		return nil, fmt.Errorf("nothing was freed: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -86,11 +87,16 @@ func listKeptCommand() *cobra.Command {
 }
 
 func removeMachineCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "remove-machine NAME...",
-		Short:             "Remove machines that were kept",
-		Long:              `Remove machines that nspawnd-run --keep has started and that have stopped, with all that they have written.`,
-		Example:           `  machinectl-lite remove-machine web`,
+	var force bool
+	timeout := -1
+	cmd := &cobra.Command{
+		Use:     "remove-machine NAME...",
+		Aliases: []string{"rm"},
+		Short:   "Remove machines that were kept",
+		Long: `Remove machines that nspawnd-run --keep has started and that have stopped, with all that they have written. With --force, machines that run are
+stopped first, also those that are not kept, which are gone then.`,
+		Example: `  machinectl-lite remove-machine web
+  machinectl-lite rm --force web db`,
 		Args:              machineNames,
 		ValidArgsFunction: completeKept,
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -99,16 +105,34 @@ func removeMachineCommand() *cobra.Command {
 				return err
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				if !host.systemd.AwaitDirectory(cmd.Context(), name) {
-					return fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
-				}
-				if _, _, err := store.KeptMachine(name); err != nil {
-					return err
-				}
-				return store.RemoveKept(name, machinedir.Discard)
+				return host.remove(cmd.Context(), store, name, force, timeout)
 			})
 		},
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Stop what runs")
+	cmd.Flags().IntVarP(&timeout, "timeout", "t", timeout, "With --force, kill it after so many `seconds`, if that is sooner than it says itself")
+	return cmd
+}
+
+// remove removes a kept machine; force stops it first, kept or not.
+func (h *host) remove(ctx context.Context, store *image.Store, name string, force bool, timeout int) error {
+	_, runs := h.systemd.MachineUnit(ctx, name)
+	if force && runs {
+		if err := h.stop(ctx, name, timeout); err != nil {
+			return fmt.Errorf("could not stop machine: %w", err)
+		}
+	}
+	ends := h.systemd.AwaitDirectory(ctx, name)
+	if force && runs && !image.IsKept(store.KeptDir(name)) {
+		return nil
+	}
+	if !ends {
+		return fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
+	}
+	if _, _, err := store.KeptMachine(name); err != nil {
+		return err
+	}
+	return store.RemoveKept(name, machinedir.Discard)
 }
 
 func oneKeptMachine(cmd *cobra.Command, args []string) error {

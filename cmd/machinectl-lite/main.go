@@ -148,7 +148,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		{"Image verbs:", []*cobra.Command{
 			pullOCICommand(), pullACICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),
 			listImagesCommand(), imageStatusCommand(), showImageCommand(), inspectImageCommand(),
-			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(),
+			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(), dfCommand(),
 			verifyImageCommand(), trustCommand(),
 		}},
 		{"Volume verbs:", []*cobra.Command{listVolumesCommand(), volumeStatusCommand(), createVolumeCommand(), removeVolumeCommand()}},

@@ -104,6 +104,9 @@ func sweepMachines(ctx context.Context, store *image.Store) (removed []image.Rem
 	return removed, err
 }
 
+// endTimeout is how long a machine that ends is waited for; a payload has 10 s by default.
+const endTimeout = 15 * time.Second
+
 // awaitEnded waits until the companion units of machines that end, or have just ended, have cleaned up. Without a bus there are none.
 func awaitEnded(ctx context.Context, store *image.Store) {
 	dirs, _ := filepath.Glob(filepath.Join(store.Machines(), "*"))
@@ -115,7 +118,7 @@ func awaitEnded(ctx context.Context, store *image.Store) {
 		return
 	}
 	defer host.close()
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second) // a payload has 10 by default
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	for _, dir := range dirs {
 		if machinedir.Owned(dir) {

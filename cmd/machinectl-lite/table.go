@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,9 +19,10 @@ type table struct {
 	header []string
 	rows   [][]string // an empty cell shows as "-" and is null in JSON; a cell may have several lines
 	lines  int        // lines of a cell that are shown, 0 for all
+	footer string     // instead of one that counts
 }
 
-// show prints the table the way the options say, with a footer that counts what it lists.
+// show prints the table the way the options say, with a footer that counts what it lists unless it has another.
 func (t table) show(things string) (err error) {
 	out := openOutput(options.noPager)
 	defer func() { err = errors.Join(err, out.close()) }()
@@ -32,7 +34,7 @@ func (t table) show(things string) (err error) {
 			return err
 		}
 		if !options.noLegend {
-			_, err = fmt.Fprintf(out, "\n%d %s listed.\n", len(t.rows), things)
+			_, err = io.WriteString(out, "\n"+cmp.Or(t.footer, fmt.Sprintf("%d %s listed.\n", len(t.rows), things)))
 		}
 	case !options.noLegend:
 		_, err = fmt.Fprintf(out, "No %s.\n", things)
