@@ -52,12 +52,10 @@ type Unit struct {
 
 // Unit asks for a unit of any type.
 func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	u := Unit{Name: name}
-	values, err := c.systemd.GetAllPropertiesContext(ctx, name)
+	values, err := c.Properties(ctx, name)
 	if err != nil {
-		return u, fmt.Errorf("asking for %s: %w", name, err)
+		return u, err
 	}
 	u.ActiveState, _ = values["ActiveState"].(string)
 	u.Description, _ = values["Description"].(string)
@@ -71,6 +69,17 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.job, _ = job[1].(dbus.ObjectPath)
 	}
 	return u, nil
+}
+
+// Properties gives all that the manager tells of a unit of any type.
+func (c *Conn) Properties(ctx context.Context, name string) (map[string]any, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	values, err := c.systemd.GetAllPropertiesContext(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("asking for %s: %w", name, err)
+	}
+	return values, nil
 }
 
 // MachineUnit gives the unit of our machine of that name, if it runs.

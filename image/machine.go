@@ -130,6 +130,22 @@ func (s *Store) KeptMachine(name string) (Kept, *Image, error) {
 	return k, img, nil
 }
 
+// RunningMachine gives the directory of a machine that runs, and the image that it runs on. owned says whether a directory is in use.
+func (s *Store) RunningMachine(name string, owned func(dir string) bool) (dir string, img *Image, err error) {
+	entries, err := readDir(s.Machines())
+	for _, entry := range entries {
+		dir := filepath.Join(s.Machines(), entry.Name())
+		if strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name())) == name && owned(dir) {
+			img, err := readRecord(filepath.Join(dir, machineImageFile(0)))
+			return dir, img, err
+		}
+	}
+	if err == nil {
+		err = ErrNotFound
+	}
+	return "", nil, fmt.Errorf("directory of machine %s: %w", name, err)
+}
+
 // KeptMachines gives the names of the machines that are kept.
 func (s *Store) KeptMachines() (names []string, err error) {
 	entries, err := readDir(s.Machines())
