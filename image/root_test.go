@@ -198,14 +198,14 @@ func TestUser(t *testing.T) {
 		spec string
 		want User
 	}{
-		{"", User{UID: 0, GID: 0, Groups: []uint32{10}, Home: "/root", Name: "root", Group: "root"}},
-		{"root", User{UID: 0, GID: 0, Groups: []uint32{0, 10}, Home: "/root", Name: "root", Group: "root"}},
-		{"app", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
-		{"1000", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
-		{"app:staff", User{UID: 1000, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/home/app", Name: "app"}},
-		{"app:77", User{UID: 1000, GID: 77, Groups: []uint32{77}, Home: "/home/app", Name: "app"}},
-		{"app:", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Group: "app"}},
-		{":staff", User{UID: 0, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/root", Name: "root"}},
+		{"", User{UID: 0, GID: 0, Groups: []uint32{10}, Home: "/root", Name: "root", Shell: "/bin/sh", Group: "root"}},
+		{"root", User{UID: 0, GID: 0, Groups: []uint32{0, 10}, Home: "/root", Name: "root", Shell: "/bin/sh", Group: "root"}},
+		{"app", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Shell: "/bin/sh", Group: "app"}},
+		{"1000", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Shell: "/bin/sh", Group: "app"}},
+		{"app:staff", User{UID: 1000, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/home/app", Name: "app", Shell: "/bin/sh"}},
+		{"app:77", User{UID: 1000, GID: 77, Groups: []uint32{77}, Home: "/home/app", Name: "app", Shell: "/bin/sh"}},
+		{"app:", User{UID: 1000, GID: 1001, Groups: []uint32{10, 29, 1001}, Home: "/home/app", Name: "app", Shell: "/bin/sh", Group: "app"}},
+		{":staff", User{UID: 0, GID: 50, Group: "staff", Groups: []uint32{50}, Home: "/root", Name: "root", Shell: "/bin/sh"}},
 		{"4294967294", User{UID: 4294967294, Groups: []uint32{0}, Group: "root"}},
 		{"12345:23456", User{UID: 12345, GID: 23456, Groups: []uint32{23456}}},
 		{"short", User{UID: 1002, GID: 1003, Groups: []uint32{1003}, Home: "/", Name: "short"}},

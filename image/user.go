@@ -19,6 +19,7 @@ type User struct {
 	Groups   []uint32 // supplementary
 	Home     string   // "" if /etc/passwd does not know the user, "/" if it knows none
 	Name     string   // "" if /etc/passwd knows none
+	Shell    string   // "" if /etc/passwd has none
 	Group    string   // name of GID; "" if /etc/group knows none
 }
 
@@ -129,7 +130,7 @@ func findAccount(spec string, passwd, groups []byte) (User, error) {
 		if !uidOK || !gidOK || isNumber && uid != number || !isNumber && entry[0] != userSpec {
 			continue
 		}
-		user = User{UID: uid, GID: gid, Home: entry[5], Name: entry[0]}
+		user = User{UID: uid, GID: gid, Home: entry[5], Name: entry[0], Shell: entry[6]}
 		if user.Home == "" {
 			user.Home = "/"
 		}

@@ -35,17 +35,17 @@ type Exec struct {
 	Description string
 }
 
-// ExecUnit gives the service that runs a command beside a machine's payload, and who the command runs as. The service's process is the launcher, which joins the machine. What the service has of the
+// ExecUnit gives the service that runs a command beside a machine's payload. The service's process is the launcher, which joins the machine. What the service has of the
 // machine's own is what joining does not bring, as for a probe (Machine.health). The machine's control group has the machine's limits, and the command is in that.
 //
 // Nothing has it stopped with the machine: what is in the machine's PID namespace or control group ends with it, and the service with the command.
 // A dependency would have it started again when the machine is (PartOf=), or the machine's stop wait for it (After=).
-func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err error) {
+func ExecUnit(r Running, e Exec, manager int) (u Unit, err error) {
 	service := ServiceName(r.Machine)
 	u.Name = strings.TrimSuffix(service, ".service") + "-exec-" + e.ID + ".service"
 	payload, err := r.payload()
 	if err != nil {
-		return u, account, err
+		return u, err
 	}
 	u.set("Description", e.Description)
 	u.set("CollectMode", "inactive-or-failed")
@@ -53,7 +53,7 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err erro
 	confined := Unit{}
 	for _, file := range r.Files {
 		if err := confined.layFile(file, manager); err != nil {
-			return u, account, err
+			return u, err
 		}
 	}
 	for _, d := range confined.Directives {
@@ -61,7 +61,7 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err erro
 			u.set(d.Name, d.Value)
 		}
 	}
-	account = payload.account
+	account := payload.account
 	if e.Account != nil {
 		account, payload.ambient = *e.Account, ""
 	}
@@ -82,7 +82,7 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err erro
 	}
 	for _, assignment := range e.Env {
 		if err := env.set(assignment); err != nil {
-			return u, account, err
+			return u, err
 		}
 	}
 	for _, assignment := range env {
@@ -91,7 +91,7 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err erro
 	args = append(args, "--")
 	for _, word := range e.Argv {
 		if strings.ContainsRune(word, 0) || len(word) > maxString {
-			return u, account, fmt.Errorf("argument %.40q can't be given to a process", word)
+			return u, fmt.Errorf("argument %.40q can't be given to a process", word)
 		}
 		args = append(args, strconv.QuoteToASCII(word))
 	}
@@ -111,7 +111,7 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, account Account, err erro
 		u.set("StandardOutput", DetachedStreams.Output)
 		u.set("StandardError", DetachedStreams.Error)
 	}
-	return u, account, nil
+	return u, nil
 }
 
 // finalSignal is what has the launcher kill the command at once.
@@ -141,6 +141,12 @@ type payload struct {
 	env     []string
 	ambient string
 	refuse  []string
+}
+
+// PayloadAccount gives who the payload was started as.
+func (r Running) PayloadAccount() (Account, error) {
+	p, err := r.payload()
+	return p.account, err
 }
 
 func (r Running) payload() (p payload, err error) {

@@ -32,11 +32,12 @@ PrivateUsers=no
 func TestExecUnit(t *testing.T) {
 	r := Running{Machine: "web-1", Env: []string{"PATH=/bin", "HOME=/root"}, WorkingDir: "/data", Slice: "machine.slice", Files: []string{runningUnit},
 		Argv: []string{"/run/nspawnd-launcher", "--hostname=x", "--refuse-naming", "--bounding=1", "--ambient=2000", "--ids=7,8,9", "--quoted", `--env="a.b=c\xff"`, "--", "sh", "--ids=0,0"}}
-	unit, account, err := ExecUnit(r, Exec{ID: "1", Argv: []string{"a b", "$x %n"}, Env: []string{"HOME=/h"}, Launcher: "/l"}, 257)
+	unit, err := ExecUnit(r, Exec{ID: "1", Argv: []string{"a b", "$x %n"}, Env: []string{"HOME=/h"}, Launcher: "/l"}, 257)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if unit.Name != `nspawnd-web\x2d1-exec-1.service` || account.UID != 7 {
+	account, err := r.PayloadAccount()
+	if err != nil || unit.Name != `nspawnd-web\x2d1-exec-1.service` || account.UID != 7 {
 		t.Errorf("%s as %v", unit.Name, account)
 	}
 	text := unit.Text()
@@ -57,11 +58,11 @@ func TestExecUnit(t *testing.T) {
 	}
 
 	// Another user has not the payload's ambient capabilities; with --privileged limits stay.
-	unit, _, err = ExecUnit(r, Exec{ID: "1", Argv: []string{"x"}, Account: &Account{UID: 5, GID: 6}, Home: "/home", Launcher: "/l"}, 257)
+	unit, err = ExecUnit(r, Exec{ID: "1", Argv: []string{"x"}, Account: &Account{UID: 5, GID: 6}, Home: "/home", Launcher: "/l"}, 257)
 	if text := unit.Text(); err != nil || strings.Contains(text, "--ambient") || !strings.Contains(text, `--ids=5,6`) || !strings.Contains(text, "HOME=/home") || strings.Contains(text, "HOME=/root") {
 		t.Errorf("%v: %s", err, text)
 	}
-	unit, _, err = ExecUnit(r, Exec{ID: "1", Argv: []string{"x"}, Privileged: true, Launcher: "/l"}, 257)
+	unit, err = ExecUnit(r, Exec{ID: "1", Argv: []string{"x"}, Privileged: true, Launcher: "/l"}, 257)
 	if unit.Get("CapabilityBoundingSet") != nil || unit.Get("SystemCallFilter") != nil || unit.Get("NoNewPrivileges") != nil || unit.Get("LimitNOFILE") == nil || err != nil {
 		t.Errorf("%v: %s", err, unit.Text())
 	}
@@ -74,14 +75,14 @@ func TestExecUnit(t *testing.T) {
 	} {
 		changed := r
 		changed.Files = append(slices.Clone(r.Files), "[Service]\n"+more+"\n")
-		if _, _, err := ExecUnit(changed, Exec{Argv: []string{"x"}, Launcher: "/l"}, 257); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ExecUnit(changed, Exec{Argv: []string{"x"}, Launcher: "/l"}, 257); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", more, err)
 		}
 	}
 	// What was laid over confines too: lists grow, a bounding set only shrinks, blank lines and comments are nothing.
 	changed := r
 	changed.Files = append(slices.Clone(r.Files), "[Service]\n# LimitNOFILE=9\n\nCapabilityBoundingSet=\\\n CAP_SYS_ADMIN\nLimitNOFILE = 6\n[Unit]\nNice=9\n")
-	unit, _, err = ExecUnit(changed, Exec{Argv: []string{"x"}, Launcher: "/l"}, 257)
+	unit, err = ExecUnit(changed, Exec{Argv: []string{"x"}, Launcher: "/l"}, 257)
 	if text := unit.Text(); err != nil || !strings.Contains(text, "--bounding=200000 ") || !strings.Contains(text, "LimitNOFILE=6:6") && !strings.Contains(text, "LimitNOFILE=6\n") || unit.Get("Nice") != nil {
 		t.Errorf("%v: %s", err, text)
 	}

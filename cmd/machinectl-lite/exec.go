@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -127,7 +128,7 @@ func exitAs(status int) error {
 	return &statusError{status: status}
 }
 
-// run runs a command in a machine and, unless it is detached, waits for it.
+// run runs a command in a machine, or a shell if there is none, and waits for it unless it is detached.
 func (f *execFlags) run(ctx context.Context, name string, argv []string) (status int, err error) {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
@@ -167,15 +168,20 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 		}
 		r.Files = append(r.Files, string(text))
 	}
+	account, err := r.PayloadAccount()
+	if err != nil {
+		return 0, err
+	}
 	if f.user != "" {
 		user, err := image.NewRoot(root).User(f.user)
 		if err != nil {
 			return 0, fmt.Errorf("--user: %w", err)
 		}
-		e.Account, e.Home = &units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}, user.Home
-		if e.Home == "" {
-			e.Home = "/"
-		}
+		account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
+		e.Account, e.Home = &account, cmp.Or(user.Home, "/")
+	}
+	if len(argv) == 0 {
+		e.Argv = []string{shellOf(root, account)}
 	}
 	id := make([]byte, 4)
 	_, _ = rand.Read(id)
@@ -184,7 +190,7 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 	if err != nil {
 		return 0, err
 	}
-	unit, account, err := units.ExecUnit(r, e, manager)
+	unit, err := units.ExecUnit(r, e, manager)
 	if err != nil {
 		return 0, err
 	}
@@ -243,6 +249,15 @@ func passOn(ctx context.Context, service *dbus.Service, signals <-chan os.Signal
 			_ = service.Signal(ctx, s.(syscall.Signal)) // fails only when it has ended
 		}
 	}
+}
+
+// shellOf gives the shell that a machine's /etc/passwd has for a user, or one for those who are not to log in.
+func shellOf(root *os.File, account units.Account) string {
+	user, err := image.NewRoot(root).User(strconv.Itoa(int(account.UID)))
+	if err != nil || slices.Contains([]string{"", ".", "nologin", "false", "sync"}, path.Base(user.Shell)) {
+		return "/bin/sh"
+	}
+	return user.Shell
 }
 
 // finish waits until what a command has said is out. Programs that it leaves behind may have its terminal open.

@@ -142,7 +142,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		verbs []*cobra.Command
 	}{
 		{"Machine verbs:", []*cobra.Command{
-			listCommand(), statusCommand(), showCommand(), inspectCommand(), logsCommand(), statsCommand(), execCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
+			listCommand(), statusCommand(), showCommand(), inspectCommand(), logsCommand(), statsCommand(), execCommand(), shellCommand(), loginCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
 			attachCommand(), startCommand(), listKeptCommand(), removeMachineCommand(),
 		}},
 		{"Image verbs:", []*cobra.Command{

@@ -93,10 +93,12 @@ func execTerminal(t *testing.T, m *Machine) {
 	s.saw(`\[1\]\+ +Running +sleep 100 &`)
 	s.say("fg\r")
 	s.saw(`sleep 100\r\n`)
+	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
 	s.say("\x1a")
 	s.saw(`Stopped +sleep 100`)
 	s.say("fg\r")
 	s.saw(`sleep 100\r\n`)
+	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
 	s.say(ctrlC)
 	s.saw(`> $`)
 	s.say("kill %1; exit 7\r")

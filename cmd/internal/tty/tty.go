@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -19,9 +21,11 @@ import (
 // Terminal is a machine's terminal: a pair of its own devpts instance, whose one end the client connects with its own terminal.
 type Terminal struct {
 	Controller *os.File
-	Machine    *os.File    // the end that the machine gets; nil: it has it already
-	Keys       Scanner     // for the keys that end the connection; nil: none do
-	before     *term.State // of the caller's terminal; nil: it was not changed
+	Machine    *os.File      // the end that the machine gets; nil: it has it already
+	Keys       Scanner       // for the keys that end the connection; nil: none do
+	Hangup     func() bool   // whether to go on when nobody has the machine's end open; nil: no
+	last       atomic.Uint32 // byte that was shown
+	before     *term.State   // of the caller's terminal; nil: it was not changed
 }
 
 // Scanner looks for keys in what is typed, which may come in any pieces: Scan gives what is to be passed on, up to the keys that end the connection.
@@ -94,9 +98,38 @@ func (t *Terminal) Attach(output *sync.WaitGroup, left func()) error {
 			t.resize()
 		}
 	}()
-	output.Go(func() { _, _ = io.Copy(os.Stdout, t.Controller) }) // to EIO
+	output.Go(func() { _, _ = io.Copy(shown{t}, hanging{t}) })
 	go t.input(left)
 	return nil
+}
+
+// hanging reads what the machine says, to EIO.
+type hanging struct{ *Terminal }
+
+func (t hanging) Read(p []byte) (int, error) {
+	for {
+		n, err := t.Controller.Read(p)
+		if n > 0 || !errors.Is(err, syscall.EIO) || t.Hangup == nil || !t.Hangup() {
+			return n, err
+		}
+		time.Sleep(50 * time.Millisecond) // no event says that somebody opens it again: poll(2) reports the hang-up until then
+	}
+}
+
+// shown writes to standard output.
+type shown struct{ *Terminal }
+
+func (t shown) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		t.last.Store(uint32(p[len(p)-1]))
+	}
+	return os.Stdout.Write(p)
+}
+
+// MidLine says, when output is done, whether a line was begun and not ended.
+func (t *Terminal) MidLine() bool {
+	last := t.last.Load()
+	return last != 0 && last != '\n'
 }
 
 // input copies standard input to the machine.
@@ -163,6 +196,33 @@ func (k *Keys) Scan(typed []byte) (pass []byte, found bool) {
 		k.matched--
 	}
 	return pending[:len(pending)-k.matched], false
+}
+
+// Escape is the Scanner of machinectl(1): ^] three times within a second. What was typed goes to the machine all the same.
+type Escape struct {
+	pressed int
+	since   time.Time
+}
+
+// Scan is that of a Scanner.
+func (e *Escape) Scan(typed []byte) (pass []byte, found bool) { return e.scan(typed, time.Now()) }
+
+func (e *Escape) scan(typed []byte, now time.Time) (pass []byte, found bool) {
+	const key = ']' & 0x1f
+	for i, c := range typed {
+		switch {
+		case c != key:
+			e.pressed = 0
+		case e.pressed == 0 || now.Sub(e.since) > time.Second:
+			e.pressed, e.since = 1, now
+		default:
+			e.pressed++
+		}
+		if e.pressed == 3 {
+			return typed[:i], true
+		}
+	}
+	return typed, false
 }
 
 // ParseKeys reads the keys of podman-run(1) --detach-keys: characters, and ctrl- with a letter or one of @[\]^_, between commas.

@@ -1,6 +1,9 @@
 package tty
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestKeys(t *testing.T) {
 	for _, c := range []struct {
@@ -34,6 +37,34 @@ func TestKeys(t *testing.T) {
 	for _, bad := range []string{"ctrl-", "ctrl-1", "ab", ",", "ctrl-ö", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"} {
 		if keys, err := ParseKeys(bad); err == nil {
 			t.Errorf("%q: %v", bad, keys)
+		}
+	}
+}
+
+func TestEscape(t *testing.T) {
+	type typed struct {
+		what string
+		at   time.Duration
+	}
+	for _, c := range []struct {
+		typed []typed
+		pass  string
+		found bool
+	}{
+		{[]typed{{"ab\x1d\x1d\x1dc", 0}}, "ab\x1d\x1d", true},
+		{[]typed{{"\x1d", 0}, {"\x1d", 900 * time.Millisecond}, {"\x1dx", time.Second}}, "\x1d\x1d", true},
+		{[]typed{{"\x1d", 0}, {"\x1d", 900 * time.Millisecond}, {"\x1d", 1100 * time.Millisecond}}, "\x1d\x1d\x1d", false},
+		{[]typed{{"\x1d\x1da\x1d", 0}}, "\x1d\x1da\x1d", false},
+		{[]typed{{"\x1d", 0}, {"\x1d", 2 * time.Second}, {"\x1d", 2 * time.Second}, {"\x1d", 2 * time.Second}}, "\x1d\x1d\x1d", true},
+	} {
+		e, pass, found := Escape{}, "", false
+		for _, typed := range c.typed {
+			var some []byte
+			some, found = e.scan([]byte(typed.what), time.Unix(0, 0).Add(typed.at))
+			pass += string(some)
+		}
+		if pass != c.pass || found != c.found {
+			t.Errorf("%+v: passed %q, found %t", c.typed, pass, found)
 		}
 	}
 }
