@@ -30,11 +30,11 @@ func (s *Store) Mount(img *Image, writable string) (*os.File, error) {
 func (s *Store) MountFor(img *Image, writable string, users *Users) (mount *os.File, err error) {
 	switch {
 	case !KernelAtLeast(6, 15):
-		mount, err = s.mountAttached(img, writable, users)
+		mount, err = s.mountAttached(img, "", writable, users)
 	case users != nil:
-		onThread(func() { mount, err = s.mount(img, writable, users, nil) })
+		onThread(func() { mount, err = s.mount(img, "", writable, users, nil) })
 	default:
-		mount, err = s.mount(img, writable, nil, nil)
+		mount, err = s.mount(img, "", writable, nil, nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: mounting: %w", img.Reference, err)
@@ -42,9 +42,24 @@ func (s *Store) MountFor(img *Image, writable string, users *Users) (mount *os.F
 	return mount, nil
 }
 
+// mountMachine returns a detached, read-only mount of what the machine with the directory dir sees of img and has written itself. The machine may run:
+// overlayfs takes its upper directory as a lower one beside it.
+func (s *Store) mountMachine(img *Image, dir string) (mount *os.File, err error) {
+	upper := filepath.Join(dir, upperDir)
+	if KernelAtLeast(6, 15) {
+		mount, err = s.mount(img, upper, "", nil, nil)
+	} else {
+		mount, err = s.mountAttached(img, upper, "", nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: mounting: %w", dir, err)
+	}
+	return mount, nil
+}
+
 // mountAttached is mount for kernels where overlayfs takes no detached layers: they are attached in a mount namespace that
 // nobody else sees and that ends with its thread. overlayfs has its own hold on them by then.
-func (s *Store) mountAttached(img *Image, writable string, users *Users) (mount *os.File, err error) {
+func (s *Store) mountAttached(img *Image, top, writable string, users *Users) (mount *os.File, err error) {
 	onThread(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return
@@ -52,7 +67,7 @@ func (s *Store) mountAttached(img *Image, writable string, users *Users) (mount 
 		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return
 		}
-		mount, err = s.mount(img, writable, users, func(layer *os.File) error { return Attach(layer, s.path("tmp")) })
+		mount, err = s.mount(img, top, writable, users, func(layer *os.File) error { return Attach(layer, s.path("tmp")) })
 	})
 	return mount, err
 }
@@ -101,8 +116,8 @@ func (l *overlayLayer) prepare(users *Users, attach func(*os.File) error) error 
 	return nil
 }
 
-// mount makes the overlay. With users, its thread can't be used for anything else afterwards.
-func (s *Store) mount(img *Image, writable string, users *Users, attach func(*os.File) error) (mount *os.File, err error) {
+// mount makes the overlay; top, if it is not "", is a directory that lies above the image's layers. With users, its thread can't be used for anything else afterwards.
+func (s *Store) mount(img *Image, top, writable string, users *Users, attach func(*os.File) error) (mount *os.File, err error) {
 	var layers []overlayLayer // base first
 	defer func() {
 		for _, l := range layers {
@@ -121,6 +136,14 @@ func (s *Store) mount(img *Image, writable string, users *Users, attach func(*os
 		if i == img.RootLayer {
 			root = lower
 		}
+	}
+	if top != "" {
+		dir, err := os.Open(top)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, overlayLayer{dir: dir})
+		root = dir
 	}
 	if writable != "" {
 		if err := makeUpper(writable, root, users != nil); err != nil {

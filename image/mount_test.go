@@ -117,7 +117,7 @@ func TestMountAttached(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mount, err := s.mountAttached(img, t.TempDir(), nil)
+		mount, err := s.mountAttached(img, "", t.TempDir(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,7 +227,11 @@ func TestMountForUsers(t *testing.T) {
 	defer users.Namespace.Close()
 	eachBackend(t, func(t *testing.T, s *Store, w *Writer) {
 		t.Run("detached", func(t *testing.T) { testMountForUsers(t, s, w, users, s.MountFor) })
-		t.Run("attached", func(t *testing.T) { testMountForUsers(t, s, w, users, s.mountAttached) }) // on older kernels
+		t.Run("attached", func(t *testing.T) {
+			testMountForUsers(t, s, w, users, func(img *Image, writable string, users *Users) (*os.File, error) {
+				return s.mountAttached(img, "", writable, users)
+			})
+		}) // on older kernels
 	})
 }
 

@@ -42,6 +42,7 @@ type Trust struct {
 	Time       time.Time `json:"time"`
 	Insecure   []string  `json:"insecure,omitempty"` // checks that the user turned off, by the names of --insecure-options=
 	From       string    `json:"from,omitempty"`     // the files that the image was imported from; "" for a registry
+	Machine    string    `json:"machine,omitempty"`  // that the image was made of on this host, and by its side what that ran on
 	Inputs     Inputs    `json:"inputs,omitzero"`    // when these change, the decision has to be made again
 }
 
@@ -55,6 +56,7 @@ const (
 	TrustPolicy   TrustKind = "policy"         // requirements of policy.json that are more than one of these
 	TrustDigest   TrustKind = "digest-pin"     // the user named the digest
 	TrustInsecure TrustKind = "insecure"       // nothing: a rule or --insecure-options=image accepts anything
+	TrustCommit   TrustKind = "committed"      // nothing: it was made of a machine on this host
 )
 
 // VerifiedAs returns the name that the image was verified under: signatures and rules are for that.
