@@ -143,7 +143,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	}{
 		{"Machine verbs:", []*cobra.Command{
 			listCommand(), statusCommand(), showCommand(), inspectCommand(), logsCommand(), statsCommand(), execCommand(), shellCommand(), loginCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
-			attachCommand(), startCommand(), listKeptCommand(), removeMachineCommand(),
+			bindCommand(), copyToCommand(), copyFromCommand(), attachCommand(), startCommand(), listKeptCommand(), removeMachineCommand(),
 			diffCommand(), exportCommand(), commitCommand(),
 		}},
 		{"Image verbs:", []*cobra.Command{
