@@ -100,8 +100,8 @@ var (
 	cpuWeight = kind{parser(parseCPUWeight), line(formatWeight), one, nil}
 
 	tasks   = kind{parser(amountOf(parseUint64, infinite)), line(formatAmount), amountProperty, nil}
-	size    = kind{parser(amountOf(parseSize, infinite)), line(formatAmount), amountProperty, nil}
-	reserve = kind{parser(amountOf(parseSize, 0)), line(formatAmount), amountProperty, nil}
+	size    = kind{parser(amountOf(ParseSize, infinite)), line(formatAmount), amountProperty, nil}
+	reserve = kind{parser(amountOf(ParseSize, 0)), line(formatAmount), amountProperty, nil}
 	share   = kind{parser(parseShare), line(formatShare), shareProperty, nil}
 	quota   = kind{parser(parseQuota), line(formatQuota), suffixed("PerSecUSec"), nil}
 	// A directory's quota has its own type on the bus (tus).
@@ -114,7 +114,7 @@ var (
 	startAndStop = kind{parse: parser(parseSpan)} // stands for two directives
 
 	limit        = kind{parser(limitOf(parseUint64)), line(formatLimit), limitProperties, nil}
-	sizeLimit    = kind{parser(limitOf(parseSize)), line(formatLimit), limitProperties, nil}
+	sizeLimit    = kind{parser(limitOf(ParseSize)), line(formatLimit), limitProperties, nil}
 	secondsLimit = kind{parser(limitOf(parseSeconds)), line(formatLimit), limitProperties, nil}
 	microsLimit  = kind{parser(limitOf(parseMicroseconds)), line(formatLimit), limitProperties, nil}
 	niceLimit    = kind{parser(parseNiceLimits), line(formatLimit), limitProperties, nil}

@@ -229,7 +229,7 @@ func parseDirectoryQuota(s string) (directoryLimit, error) {
 	if share, err := parseShare(s); err == nil {
 		return directoryLimit{share}, nil
 	}
-	n, err := parseSize(s)
+	n, err := ParseSize(s)
 	return directoryLimit{n}, err
 }
 
@@ -251,8 +251,8 @@ func directoryQuotaProperty(directive string, v any) []Property {
 	return []Property{{directive, q}}
 }
 
-// parseSize reads bytes with systemd's suffixes, base 1024: "1G 500M", "1.5K".
-func parseSize(s string) (uint64, error) { return parseBytes(s, 1024) }
+// ParseSize reads bytes with systemd's suffixes, base 1024: "1G 500M", "1.5K".
+func ParseSize(s string) (uint64, error) { return parseBytes(s, 1024) }
 
 func parseBytes(s string, base uint64) (uint64, error) {
 	bad := fmt.Errorf("%q is not a size", s)

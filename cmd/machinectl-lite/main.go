@@ -152,6 +152,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 			tagCommand(), cloneCommand(), renameCommand(), readOnlyCommand(), removeCommand(), cleanCommand(), dfCommand(),
 			verifyImageCommand(), trustCommand(),
 		}},
+		{"Verbs for images of systemd-nspawn:", []*cobra.Command{enableCommand(), disableCommand(), editCommand(), catCommand(), setLimitCommand()}},
 		{"Volume verbs:", []*cobra.Command{listVolumesCommand(), volumeStatusCommand(), createVolumeCommand(), removeVolumeCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})

@@ -1,0 +1,64 @@
+package vm
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestEnable compares the verbs for images of systemd-nspawn with machinectl's.
+func TestEnable(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.Must("bash", "-euc", `mkdir -p /var/lib/machines/{tree,my-tree}/{usr/lib,etc}; for t in tree my-tree; do echo ID=x > /var/lib/machines/$t/usr/lib/os-release; done
+			mkdir -p /etc/systemd/nspawn /run/systemd/nspawn; printf '[Exec]\nBoot=no\n' > /etc/systemd/nspawn/tree.nspawn; echo runtime > /run/systemd/nspawn/rt.nspawn; echo image > /var/lib/machines/img.nspawn; echo hidden > /var/lib/machines/tree.nspawn`)
+		same := func(command string) {
+			t.Helper()
+			run := func(program string) Result {
+				return m.Run("bash", "-c", "LANG=C.UTF-8 timeout 20 "+program+" "+command+"; status=$?; ls -l --time-style=+ /etc/systemd/system/machines.target.wants 2>&1; systemctl show -P ActiveState systemd-nspawn@tree; exit $status")
+			}
+			theirs := run("machinectl")
+			if strings.HasPrefix(command, "enable tree my") {
+				m.Must("machinectl", append([]string{"disable", "-q"}, "tree", "my-tree")...)
+			} else if strings.HasPrefix(command, "disable tree") {
+				m.Script("machinectl -q enable tree my-tree")
+			}
+			ours := run("machinectl-lite")
+			if ours.Status != theirs.Status || ours.Stdout != theirs.Stdout || theirs.Status == 0 && ours.Stderr != theirs.Stderr || (ours.Stderr == "") != (theirs.Stderr == "") {
+				t.Errorf("%s\nours %d\n%s%s\nmachinectl %d\n%s%s", command, ours.Status, ours.Stdout, ours.Stderr, theirs.Status, theirs.Stdout, theirs.Stderr)
+			}
+		}
+		for _, command := range []string{
+			"enable tree my-tree", "disable tree my-tree", "enable tree nosuch", "disable nosuch", "enable", "enable a/b",
+			"cat tree", "cat tree rt img", "cat tree.nspawn /etc/systemd/nspawn/tree.nspawn", "cat nosuch", "cat tree nosuch rt", "cat ./x/tree.nspawn", "cat /etc/passwd",
+			"edit tree", "set-limit 1G", "set-limit tree 1G", "set-limit tree -", "set-limit tree foo", "set-limit", "set-limit a b c",
+		} {
+			same(command)
+		}
+		m.expect(t,
+			outcome{"machinectl-lite enable -q --now tree; journalctl -q -u systemd-nspawn@tree | grep -c Starting", 0, "1\n", "/^$|starting systemd-nspawn@tree.service: failed/"},
+			outcome{"machinectl-lite disable -q --now tree && ls /etc/systemd/system/machines.target.wants 2>/dev/null", 2, "", ""},
+			outcome{"machinectl-lite set-limit tree foo", 1, "", "machinectl-lite: set-limit: \"foo\" is not a size\n"},
+			outcome{"machinectl-lite enable nosuch", 1, "", "/^machinectl-lite: could not enable machine: nosuch: No image 'nosuch' known\n$/"},
+			outcome{"machinectl-lite cat nosuch", 1, "", "machinectl-lite: no settings file found for machine \"nosuch\"\n"},
+		)
+		m.WriteFile("/tmp/editor", []byte("#!/bin/sh\nfor f in \"$@\"; do case $f in -x) ;; *empty*) : > \"$f\" ;; *) echo edited >> \"$f\" ;; esac; done\n"), 0o755)
+		for _, program := range []string{"machinectl", "machinectl-lite"} {
+			edit := func(names string, status int, want string) {
+				t.Helper()
+				s := m.session(t, "SYSTEMD_EDITOR='/tmp/editor -x' "+program+" edit "+names)
+				s.saw(want)
+				s.ends(status)
+			}
+			edit("tree", 0, "tree.nspawn")
+			edit("new", 0, "new.nspawn")
+			edit("rt img", 0, "img.nspawn")
+			m.expect(t, outcome{"cd /etc/systemd/nspawn; ls -A; cat tree.nspawn new.nspawn img.nspawn; cat /run/systemd/nspawn/rt.nspawn /var/lib/machines/img.nspawn; stat -c %a new.nspawn; rm new.nspawn img.nspawn; printf '[Exec]\\nBoot=no\\n' > tree.nspawn; echo runtime > /run/systemd/nspawn/rt.nspawn; echo image > /var/lib/machines/img.nspawn", 0,
+				"img.nspawn\nnew.nspawn\ntree.nspawn\n[Exec]\nBoot=no\nedited\nedited\nimage\nedited\nruntime\nedited\nimage\n644\n", ""})
+		}
+		s := m.session(t, "SYSTEMD_EDITOR=/tmp/editor machinectl-lite edit empty; ls -A /etc/systemd/nspawn")
+		s.saw(`empty.nspawn was not changed: its copy is empty\r\ntree.nspawn\r\n`)
+		s.ends(0)
+		s = m.session(t, "SYSTEMD_EDITOR=false machinectl-lite edit tree")
+		s.saw(`false: exit status 1; nothing was changed\r\n`)
+		s.ends(1)
+	})
+}
