@@ -444,11 +444,17 @@ func graceful(t *testing.T, m *Machine) {
 
 // killedClients: whatever instruction a client dies at, its machine runs or the next start removes what it had made.
 func killedClients(t *testing.T, m *Machine) {
-	m.Script(`for i in $(seq 30); do
-		nspawnd-run --name "k$i" ` + tiny + ` trap > /dev/null 2>&1 & sleep "0.0$(printf %02d $((i * 3 % 100)))"; kill -KILL $!
-		done; wait
+	users := "--userns=auto"
+	if m.Suite == Trixie {
+		users += " --flavor=nspawn"
+	}
+	m.Script(`for i in $(seq ` + kills(100) + `); do
+		more=; [ $((i % 3)) != 0 ] || more="` + users + `"; [ $((i % 5)) != 0 ] || more="$more -v data:/data"
+		nspawnd-run --name "k$i" $more ` + tiny + ` trap > /dev/null 2>&1 & sleep "0.$(printf %03d $((i * 7 % 160)))"; kill -KILL $! || :
+		done; wait || :
 		systemctl stop 'nspawnd-k*.service'`)
 	m.Must("nspawnd-run", tiny, "true")
+	m.Run("machinectl-lite", "remove-volume", "data")
 	m.nothingLeft(t)
 }
 
