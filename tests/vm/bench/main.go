@@ -1,7 +1,7 @@
 // Command bench compares nspawnd with what people would use otherwise, in labs of its own: it measures medians of interleaved runs, prints them as a
 // table with notes on how to read it, and writes them to a file. It needs root and the commands that make build makes.
 //
-// Usage: bench [-only start|pull|clean] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
+// Usage: bench [-only start|scale|pull|clean] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
 //
 // The way of a bench: its prepare function sets a fresh lab up and says which command lines compete; a copy of this program runs them inside the lab
 // (runner.go), so that entering the lab is no part of a measurement; the contest's report adds what the numbers alone don't say.
@@ -37,6 +37,8 @@ type contest struct {
 	memory bool                  // that the peak memory is of interest
 	runs   int                   // 0: as many as the user asks for
 	report func(io.Writer) error // nil: nothing to add
+
+	baseline float64 // milliseconds that ours took under better conditions, which is a row of its own; 0: none
 }
 
 type peer struct {
@@ -46,6 +48,7 @@ type peer struct {
 
 var benches = []bench{
 	{"warm-start", warmStart},
+	{"scale", scale},
 	{"cold-pull", coldPull},
 	{"clean", clean},
 }
@@ -175,6 +178,9 @@ func measure(b bench, suite vm.Suite, o options, remarks io.Writer) (rows []row,
 		theirs := median(times[p.Name])
 		n := min(len(times[c.ours.Name]), len(times[p.Name]))
 		rows = append(rows, row{b.name, string(suite), round(ours), p.Name, round(theirs), round(ours / theirs), n, p.target})
+	}
+	if c.baseline > 0 {
+		rows = append(rows, row{b.name, string(suite), round(ours), "itself, alone", round(c.baseline), round(ours / c.baseline), runs, 1.5})
 	}
 	fmt.Fprintf(remarks, "\n%s on %s\n", b.name, suite)
 	fmt.Fprintf(remarks, "  %-18s %-21s %s\n", "", "middle half of runs", "command")

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -150,7 +151,7 @@ func quiet() error {
 			if err != nil {
 				return err
 			}
-			left = append(left, found...)
+			left = append(left, slices.DeleteFunc(found, func(group string) bool { return strings.HasPrefix(filepath.Base(group), "nspawnd-"+manyPrefix) })...)
 		}
 		if len(left) > 0 {
 			since = time.Now()

@@ -23,7 +23,7 @@ func warmStart(l *lab) (contest, error) {
 	if err := prepareImages(l); err != nil {
 		return contest{}, err
 	}
-	dryRun, err := l.script(time.Minute, "nspawnd-run --dry-run --name bench "+startImage+" true")
+	dryRun, err := l.script(time.Minute, "nspawnd-run --dry-run --network=none --name bench "+startImage+" true")
 	if err != nil {
 		return contest{}, err
 	}
@@ -46,12 +46,12 @@ func warmStart(l *lab) (contest, error) {
 		"systemd-run and systemd-nspawn use a tree that is there already; nspawnd-run and podman make a new root for each run, and remove it",
 		"podman goes without its default limit of processes: the lab's cgroups have no controllers, and crun insists")
 	c := contest{
-		ours: command{Name: "nspawnd-run", Argv: []string{"nspawnd-run", startImage, "true"}},
+		ours: command{Name: "nspawnd-run", Argv: []string{"nspawnd-run", "--network=none", startImage, "true"}},
 		peers: []peer{
-			{same, 1.2},
+			{same, 1.15},
 			{command{Name: "systemd-run-plain", Argv: append(append([]string{}, systemdRun...), plainTree+"/bin/tiny", "true")}, 0},
-			{command{Name: "systemd-nspawn", Argv: []string{"systemd-nspawn", "-q", "--pipe", "--register=no", "-D", plainTree, "/bin/tiny", "true"}}, 0},
-			{command{Name: "podman", Argv: []string{"podman", "run", "--rm", "--network=host", "--pids-limit=0", startImage, "true"}}, 0.5},
+			{command{Name: "systemd-nspawn", Argv: []string{"systemd-nspawn", "-q", "--pipe", "--private-network", "-D", plainTree, "/bin/tiny", "true"}}, 0.7},
+			{command{Name: "podman", Argv: []string{"podman", "run", "--rm", "--network=none", "--pids-limit=0", startImage, "true"}}, 0.45},
 		},
 		notes: notes,
 	}
@@ -105,7 +105,7 @@ var phases = []struct {
 
 // reportPhases says where the time goes, beside systemd-run with the same properties.
 func reportPhases(l *lab, w io.Writer, peer invocation) error {
-	ours := command{Name: "nspawnd-run", Argv: []string{"nspawnd-run", "--name", "bench" + numberMark, startImage, "true"},
+	ours := command{Name: "nspawnd-run", Argv: []string{"nspawnd-run", "--network=none", "--name", "bench" + numberMark, startImage, "true"},
 		Units: []string{"nspawnd-bench" + numberMark + ".service", "nspawnd-bench" + numberMark + "-root.service"}}
 	theirs := command{Name: "systemd-run", Argv: peer.line("--unit=benchpeer" + numberMark), Units: []string{"benchpeer" + numberMark + ".service"}}
 	followed, err := l.timelines([]command{ours, theirs}, l.runs)
@@ -113,7 +113,7 @@ func reportPhases(l *lab, w io.Writer, peer invocation) error {
 		return err
 	}
 	// What the client does up to the start call, alone; and what a process costs that does nothing.
-	dryRun := command{Name: "dry run", Argv: []string{"nspawnd-run", "--dry-run", "--name", "bench", startImage, "true"}}
+	dryRun := command{Name: "dry run", Argv: []string{"nspawnd-run", "--dry-run", "--network=none", "--name", "bench", startImage, "true"}}
 	usage := command{Name: "usage", Argv: []string{"nspawnd-run", "--help"}}
 	alone, err := l.measure([]command{dryRun, usage}, l.runs)
 	if err != nil {
