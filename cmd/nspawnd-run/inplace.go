@@ -30,6 +30,9 @@ func runInPlace(ctx context.Context, o *options, m units.Machine, over units.Opt
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
 	runtime.LockOSThread() // the namespace is this thread's, which execve(2) makes the process's only one
 	if !o.unit.dryRun {
+		if err := store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
+			return wrap(err)
+		}
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return wrap(fmt.Errorf("making a mount namespace: %w", err))
 		}

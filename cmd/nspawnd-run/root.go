@@ -38,9 +38,6 @@ func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
-		if err = store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
-			return nil, err
-		}
 		if t.lock, err = o.lifecycle.machineDir(store, m); err != nil {
 			return nil, err
 		}

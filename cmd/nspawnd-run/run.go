@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
+	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/units"
@@ -41,6 +43,15 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, err
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
+	// What a client that was killed has left. To look at each machine's directory takes some time where there are many, so the start comes first.
+	sweep := sync.OnceFunc(func() {
+		if err := store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
+			fmt.Fprintf(os.Stderr, "nspawnd-run: removing what is abandoned: %v\n", err)
+		}
+	})
+	if !o.unit.dryRun {
+		defer sweep()
+	}
 	o.streams.prepare(&m, img)
 	signals := o.process.signals()
 	root, err := prepareRoot(ctx, o, store, img, &m)
@@ -83,6 +94,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	root.keep() // from here on the companion unit owns it
 	o.process.started()
 	streams.started()
+	go sweep()
 
 	registered := make(chan error, 1)
 	go func() {
