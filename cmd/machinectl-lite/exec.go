@@ -69,7 +69,7 @@ func execCommand() *cobra.Command {
 environment, working directory, capabilities and filter of system calls. The command is looked up in the machine's PATH.
 
 Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. Secrets that the machine has
-as variables are not the command's. Machines of other origin: see shell.
+as variables are not the command's. Machines with users of their own (--userns), those under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
 
 Exit status: that of the command, or 128+n when signal n ended it; 125 when it was not run, 126 when it can't be executed, 127 when it was not found.`,
 		Example: `  machinectl-lite exec web nginx -s reload
