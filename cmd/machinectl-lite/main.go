@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"nspawnd/cmd/internal/version"
 	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/machined"
@@ -111,7 +111,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		Example: `  machinectl-lite
   machinectl-lite status web
   machinectl-lite pull-oci registry.example/team/web:1`,
-		Version:                    version(),
+		Version:                    version.String(),
 		Args:                       knownVerb,
 		RunE:                       runList,
 		SilenceErrors:              true,
@@ -163,14 +163,6 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		}
 	}
 	return root
-}
-
-// version is the module's version as the Go toolchain recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }
 
 // knownVerb refuses whatever is left over as the first argument: no verb has that name.

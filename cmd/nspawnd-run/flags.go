@@ -13,8 +13,9 @@ import (
 
 // options are the command line's, as they were typed.
 type options struct {
-	image string
-	args  []string
+	image   string
+	args    []string
+	version bool
 
 	unit      unitFlags
 	source    imageFlags
@@ -74,6 +75,7 @@ func addFlags(c *cobra.Command, o *options) {
 	c.Flags().SetNormalizeFunc(oneName)
 	c.Flags().SortFlags = false
 	c.Flags().Bool("help", false, "show this") // cobra's own has the -h of --hostname
+	c.Flags().BoolVar(&o.version, "version", false, "show which one it is")
 	var help strings.Builder
 	for _, s := range o.sections() {
 		f := pflag.NewFlagSet(s.title, pflag.ContinueOnError)

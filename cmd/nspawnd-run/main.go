@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"nspawnd/cmd/internal/printable"
+	"nspawnd/cmd/internal/version"
 	"nspawnd/image"
 
 	"github.com/spf13/cobra"
@@ -66,7 +67,7 @@ Exit status:
   nspawnd-run --memory 512m --cpus 1.5 --property IOWeight=50 registry.example/team/job
   nspawnd-run --name web --dry-run registry.example/team/nginx`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && !o.version {
 				return errors.New("no image given (nspawnd-run --help shows how)")
 			}
 			return nil
@@ -76,6 +77,10 @@ Exit status:
 		SilenceUsage:          true,
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if o.version {
+				fmt.Println("nspawnd-run version " + version.String())
+				return nil
+			}
 			o.image, o.args = args[0], args[1:]
 			var err error
 			*status, err = run(context.Background(), &o)

@@ -89,6 +89,7 @@ func TestRun(t *testing.T) {
 		}
 
 		cases("fetched, then from the store",
+			outcome{"nspawnd-run --version; nspawnd-run --version=false", 125, "/^nspawnd-run version .+\n$/", "/no image given/"},
 			outcome{with("--pull=never", "true"), 125, "", "/^nspawnd-run: image .*/demo/tiny:latest: not in the store; to fetch it: machinectl-lite pull-oci .*\n$/"},
 			outcome{"nspawnd-run oci:/srv/image true", 125, "", "/^nspawnd-run: image \"oci:/srv/image\": .*import-oci.*\n$/"},
 			outcome{run + "echo hello", 0, "hello\n", ""},
