@@ -145,7 +145,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 			listCommand(), statusCommand(), showCommand(), inspectCommand(), logsCommand(), statsCommand(), execCommand(), shellCommand(), loginCommand(), waitCommand(), stopCommand(), restartCommand(), killCommand(), pauseCommand(), resumeCommand(), terminateCommand(),
 			bindCommand(), copyToCommand(), copyFromCommand(), attachCommand(), startCommand(), listKeptCommand(), removeMachineCommand(),
 			diffCommand(), exportCommand(), commitCommand(),
-			eventsCommand(),
+			topCommand(), eventsCommand(),
 		}},
 		{"Image verbs:", []*cobra.Command{
 			pullOCICommand(), pullACICommand(), importOCICommand(), exportOCICommand(), exportMStackCommand(),
