@@ -42,6 +42,7 @@ func (c *Conn) Machines(ctx context.Context) ([]string, error) {
 type Unit struct {
 	Name         string
 	ActiveState  string
+	Frozen       bool
 	Description  string
 	ControlGroup string
 	MainPID      uint32
@@ -58,6 +59,8 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		return u, err
 	}
 	u.ActiveState, _ = values["ActiveState"].(string)
+	freezer, _ := values["FreezerState"].(string)
+	u.Frozen = strings.HasPrefix(freezer, "frozen")
 	u.Description, _ = values["Description"].(string)
 	u.ControlGroup, _ = values["ControlGroup"].(string)
 	u.MainPID, _ = values["MainPID"].(uint32)

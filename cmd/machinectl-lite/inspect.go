@@ -173,14 +173,9 @@ func (m *machineInspection) setTime(t time.Time) {
 var limitDirectives = strings.Fields("MemoryMin MemoryLow MemoryHigh MemoryMax MemorySwapMax CPUQuotaPerSecUSec CPUWeight IOWeight TasksMax")
 
 func (m *machineInspection) setUnit(properties map[string]any) {
+	freezer, _ := properties["FreezerState"].(string)
 	if state, _ := properties["ActiveState"].(string); state != "" {
-		m.State = state
-		if state == "active" {
-			m.State = "running"
-		}
-	}
-	if frozen, _ := properties["FreezerState"].(string); frozen == "frozen" || frozen == "frozen-by-parent" {
-		m.State = "paused"
+		m.State = unitState(state, strings.HasPrefix(freezer, "frozen"))
 	}
 	m.Restarts, _ = properties["NRestarts"].(uint32)
 	for _, directive := range limitDirectives {

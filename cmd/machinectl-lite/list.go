@@ -20,8 +20,9 @@ func listCommand() *cobra.Command {
 		Short: "List running machines",
 		Long: `List the machines that run: containers, virtual machines and services of any origin that are registered with
 systemd-machined, and machines of nspawnd that are not. Those whose names begin with a dot, as the host's own ".host", are
-shown with --all only.`,
+shown with --all only. With --output=wide, also the state of each and, of nspawnd's, the image.`,
 		Example: `  machinectl-lite list
+  machinectl-lite list -o wide
   machinectl-lite list --all --max-addresses=all
   machinectl-lite list --json=short | jq -r '.[].machine'`,
 		Args: noArguments,
@@ -43,7 +44,42 @@ func runList(cmd *cobra.Command, _ []string) error {
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}
-	return machineTable(machines, int(options.maxAddresses), options.full).show("machines")
+	t := machineTable(machines, int(options.maxAddresses), options.full)
+	if options.output == wide {
+		host.widen(cmd.Context(), machines, &t)
+	}
+	return t.show("machines")
+}
+
+// widen adds what machinectl does not show: the state of each machine and, of nspawnd's, the image.
+func (h *host) widen(ctx context.Context, machines []machine, t *table) {
+	t.header = append(slices.Clone(t.header), "STATE", "IMAGE")
+	var group errgroup.Group
+	group.SetLimit(inFlight)
+	for i, m := range machines {
+		group.Go(func() error {
+			state, image := "", ""
+			if unit, ours := h.systemd.MachineUnit(ctx, m.Name); ours {
+				state, image = unitState(unit.ActiveState, unit.Frozen), unitImage(unit.Description, m.Name)
+			} else if properties, err := h.machined.Get(ctx, m.Name); err == nil {
+				state = properties.State
+			}
+			t.rows[i] = append(slices.Clone(t.rows[i]), state, image)
+			return nil
+		})
+	}
+	group.Wait()
+}
+
+// unitState is the state of a machine in a unit, in machined's words where it has one.
+func unitState(active string, frozen bool) string {
+	switch {
+	case frozen:
+		return "paused"
+	case active == "active":
+		return "running"
+	}
+	return active
 }
 
 // machine is a row of the list.

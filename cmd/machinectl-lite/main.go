@@ -124,6 +124,13 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
 
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if options.output == wide && cmd != root && cmd.Name() != "list" {
+			return fmt.Errorf("%s: --output=%s is for list", cmd.Name(), wide)
+		}
+		return nil
+	}
+
 	options = flags{lines: 10, output: "short", maxAddresses: 1, json: "off"}
 	persistent := root.PersistentFlags()
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
@@ -131,7 +138,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent.BoolVarP(&options.all, "all", "a", false, "Show hidden machines and images, and long or unprintable log fields too")
 	persistent.BoolVarP(&options.full, "full", "l", false, "Do not ellipsize output")
 	persistent.VarP(&options.lines, "lines", "n", "Show at most `number` journal entries")
-	persistent.VarP(&options.output, "output", "o", "Show journal entries, and with json tables too, in `mode`; help lists them")
+	persistent.VarP(&options.output, "output", "o", "Show journal entries, and with json tables too, in `mode`; help lists them; wide shows more in list")
 	persistent.Var(&options.maxAddresses, "max-addresses", "Show at most `number` addresses of a machine, or all")
 	persistent.Var(&options.json, "json", "Print tables as JSON: short, pretty or off")
 	persistent.BoolVarP(&options.jsonAuto, "j", "j", false, "Same as --json=pretty on a terminal, --json=short otherwise")
@@ -264,13 +271,16 @@ var outputModes = []string{
 	"verbose", "export", "json", "json-pretty", "json-sse", "json-seq", "cat", "with-unit",
 }
 
+// wide is a mode of list alone.
+const wide = "wide"
+
 var errOutputHelp = errors.New("list the output modes")
 
 func (m *outputMode) Set(value string) error {
 	if value == "help" {
 		return errOutputHelp
 	}
-	return oneOf((*string)(m), value, outputModes)
+	return oneOf((*string)(m), value, append(slices.Clone(outputModes), wide))
 }
 
 func (m *outputMode) String() string { return string(*m) }

@@ -2,15 +2,19 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
 	"nspawnd/cgroup"
@@ -84,17 +88,20 @@ func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
 			names = append(names, m.Name)
 		}
 	}
-	var samples []sample
-	for _, name := range names {
-		s, err := h.sample(ctx, name)
-		switch {
-		case err == nil:
-			samples = append(samples, s)
-		case named:
-			return nil, fmt.Errorf("could not get what machine uses: %w", err)
-		}
+	samples, errs := make([]sample, len(names)), make([]error, len(names))
+	var group errgroup.Group
+	group.SetLimit(inFlight)
+	for i, name := range names {
+		group.Go(func() error {
+			samples[i], errs[i] = h.sample(ctx, name)
+			return nil
+		})
 	}
-	return samples, nil
+	group.Wait()
+	if err := cmp.Or(errs...); named && err != nil {
+		return nil, fmt.Errorf("could not get what machine uses: %w", err)
+	}
+	return slices.DeleteFunc(samples, func(s sample) bool { return s.name == "" }), nil
 }
 
 func (h *host) sample(ctx context.Context, name string) (sample, error) {
@@ -102,13 +109,13 @@ func (h *host) sample(ctx context.Context, name string) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	s := sample{name: name, at: time.Now()}
-	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", unit.ControlGroup)); err != nil {
-		return sample{}, err
-	}
-	leader := unit.MainPID
+	leader, group := unit.MainPID, unit.ControlGroup
 	if properties, err := h.machined.Get(ctx, name); err == nil {
-		leader = properties.Leader
+		leader, group = properties.Leader, path.Join(group, properties.Subgroup)
+	}
+	s := sample{name: name, at: time.Now()}
+	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", group)); err != nil {
+		return sample{}, err
 	}
 	s.received, s.sent = networkTotals(leader)
 	return s, nil
