@@ -97,7 +97,7 @@ const defaultTasks = 2048 // containers.conf(5) pids_limit
 
 // Translate gives the units of the machine. The error says what the running systemd can't do.
 func (m Machine) Translate() (Set, error) {
-	if err := errors.Join(m.Security.check(), m.checkFlavor(), m.checkUsers()); err != nil {
+	if err := errors.Join(m.Security.check(), m.checkFlavor(), m.CheckUsers()); err != nil {
 		return Set{}, err
 	}
 	m = m.flavored()

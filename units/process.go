@@ -98,7 +98,7 @@ func (m Machine) environment() (plain, odd []string) {
 
 // validEnvironment says whether Environment= takes the assignment: a name of letters, digits and "_" that starts with no
 // digit, and a value of UTF-8 without control characters other than newline and tab (systemd.exec(5)). MAINPID has to stay the manager's
-// for ExecStop=.
+// for ExecStop=, and CREDENTIALS_DIRECTORY for the launcher: that reads there what the payload may not.
 func validEnvironment(assignment string) bool {
 	name, value, _ := strings.Cut(assignment, "=")
 	if nameLength(name) != len(name) {
@@ -109,7 +109,7 @@ func validEnvironment(assignment string) bool {
 			return false
 		}
 	}
-	return name != "" && name != "MAINPID"
+	return name != "" && name != "MAINPID" && name != "CREDENTIALS_DIRECTORY"
 }
 
 // managerEnvironment is what a service inherits from the manager and a container should not see.

@@ -133,8 +133,8 @@ func (m Machine) HostAccount() Account {
 	return a
 }
 
-// checkUsers refuses what a machine with a user namespace can't have.
-func (m Machine) checkUsers() error {
+// CheckUsers refuses what a machine with a user namespace can't have, once its account is known.
+func (m Machine) CheckUsers() error {
 	if m.Users == nil {
 		if slices.ContainsFunc(m.Mounts, func(v Mount) bool { return v.MapIDs }) {
 			return errors.New("idmap: there are no ids to map without --userns=auto or --uidmap")

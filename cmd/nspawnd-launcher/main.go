@@ -67,7 +67,7 @@ func launch(args []string) {
 		option, value, _ := strings.Cut(args[0], "=")
 		switch option {
 		case "--become-root":
-			keepSecrets()
+			keepSecrets(args)
 			becomeRoot()
 		case "--terminal":
 			openTerminal(value)

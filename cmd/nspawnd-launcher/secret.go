@@ -41,16 +41,17 @@ func writeSecret(option string) {
 // secrets are those that were read before this process could read them no more.
 var secrets = map[string]string{}
 
-// keepSecrets reads all credentials, which are the host's root's.
-func keepSecrets() {
-	dir := os.Getenv("CREDENTIALS_DIRECTORY")
-	if dir == "" {
-		return
-	}
-	entries, err := os.ReadDir(dir)
-	must("reading secrets", err)
-	for _, entry := range entries {
-		secrets[entry.Name()] = readSecret(entry.Name())
+// keepSecrets reads the credentials that arguments name, which are the host's root's.
+func keepSecrets(args []string) {
+	for _, arg := range args {
+		option, value, _ := strings.Cut(arg, "=")
+		if option == "--secret-env" || option == "--secret-file" {
+			name, _, _ := strings.Cut(value, ":")
+			secrets[name] = readSecret(name)
+		}
+		if option == "--" {
+			return
+		}
 	}
 }
 

@@ -161,6 +161,9 @@ func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img
 		return err
 	}
 	m.Account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
+	if err := m.CheckUsers(); err != nil { // before files get owners
+		return err
+	}
 	m.Payload.SetDefault("HOME", cmp.Or(user.Home, m.Payload.WorkingDir)) // podman's choice for those without an account
 	m.OwnMounts()
 	if !dryRun {
