@@ -40,6 +40,7 @@ func New(conn *dbus.Conn) *Client { return &Client{conn} }
 // The reasons of machine1 by which a caller decides. errors.Is tells them; the error's text is what machined said.
 var (
 	ErrNoSuchMachine       = errors.New("no such machine")
+	ErrNoSuchImage         = errors.New("no such image")
 	ErrMachineExists       = errors.New("machine exists already")
 	ErrNoPrivateNetworking = errors.New("machine has no private networking")
 	ErrAccessDenied        = errors.New("access denied")
@@ -48,9 +49,10 @@ var (
 
 // reasons maps the bus's error names to ours.
 var reasons = map[string]error{
-	noSuchMachine:                    ErrNoSuchMachine,
-	busName + ".MachineExists":       ErrMachineExists,
-	busName + ".NoPrivateNetworking": ErrNoPrivateNetworking,
+	noSuchMachine:                          ErrNoSuchMachine,
+	"org.freedesktop.machine1.NoSuchImage": ErrNoSuchImage,
+	busName + ".MachineExists":             ErrMachineExists,
+	busName + ".NoPrivateNetworking":       ErrNoPrivateNetworking,
 
 	// A machine's object path, once the machine is gone.
 	"org.freedesktop.DBus.Error.UnknownObject": ErrNoSuchMachine,

@@ -140,7 +140,7 @@ func (m Machine) Translate() (Set, error) {
 		}
 	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
-	if m.Restart.Policy != RestartNo && !m.Unregistered && m.Flavor != NspawnFlavor { // which registers itself each time
+	if m.registers() {
 		registrar := registrar(m)
 		set.Main.set("Wants", []string{registrar.Name})
 		set.Aux = append(set.Aux, registrar)

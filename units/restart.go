@@ -2,6 +2,7 @@ package units
 
 import (
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
@@ -86,9 +87,20 @@ func (m Machine) restart(u *Unit) {
 	}
 }
 
-// registrar is a unit that has machined know the machine by its first process, each time that it is started: the service wants it. The
-// client does not for such a machine: from 258 on, machined ends who registered a machine when the machine's first process has ended, with a
-// signal that would say "stop" to nspawnd-run in the foreground.
+// registers says whether the machine has a registrar: it is restarted by itself or, as nobody waits for it, may well be by hand. (systemd-nspawn registers
+// itself each time.)
+func (m Machine) registers() bool {
+	return (m.Restart.Policy != RestartNo || m.Detached) && !m.Unregistered && m.Flavor != NspawnFlavor
+}
+
+// RegisteredFile is there when a machine's client has registered it, and leaves later starts to its registrar.
+func (m Machine) RegisteredFile() string { return path.Join(m.Dir, "registered") }
+
+// registrar is a unit that has machined know the machine by its first process, each time that it is started: the service wants it. Otherwise machined
+// before 258 goes on with the process of the first start, and when it is started itself, it finds that gone and stops the unit (tried on 257).
+//
+// At the first start the client does, but for a machine with --restart: from 258 on, machined ends who registered a machine when the machine's first process
+// has ended, with a signal that would say "stop" to nspawnd-run in the foreground.
 //
 // It is a unit of its own because its commands run on the host: those of the service would get the image's environment.
 func registrar(m Machine) Unit {
@@ -102,6 +114,9 @@ manager RegisterMachine sayssus "$1" 0 nspawnd container "$pid" ""`
 	u.set("Description", "Registration of "+main)
 	u.set("After", []string{main})
 	u.set("CollectMode", "inactive-or-failed")
+	if m.Restart.Policy == RestartNo {
+		u.set("ConditionPathExists", []Condition{{Parameter: m.RegisteredFile()}})
+	}
 	u.set("Type", "oneshot")
 	u.set("ExecStart", Command{"/bin/sh", []string{"sh", "-c", script, "register", m.Name, main}, []string{noExpansion, ignoreFailure}})
 	u.set("Slice", "machine.slice")

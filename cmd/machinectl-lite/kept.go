@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -14,38 +15,75 @@ import (
 
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
+	"nspawnd/machined"
 )
 
 func startCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "start NAME",
-		Short: "Start a machine that was kept",
-		Long: `Start a machine again that nspawnd-run --keep has started and that has stopped: with the same options, environment and image, on what it has
-written. It runs detached; its image has to be trusted still.`,
-		Example:           `  machinectl-lite start web`,
-		Args:              oneKeptMachine,
+		Use:   "start NAME...",
+		Short: "Start machines that were kept, and images of systemd-nspawn",
+		Long: `Start machines again that nspawnd-run --keep has started and that have stopped: with the same options, environment and image, on what they have
+written. They run detached; their images have to be trusted still. For a name that is no kept machine's but that of an image in /var/lib/machines,
+systemd-nspawn@NAME.service is started, as by machinectl.`,
+		Example: `  machinectl-lite start web
+  machinectl-lite start debian`,
+		Args:              machineNames,
 		ValidArgsFunction: completeKept,
-		RunE: func(_ *cobra.Command, names []string) error {
+		RunE: func(cmd *cobra.Command, names []string) error {
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err
 			}
-			kept, _, err := store.KeptMachine(names[0])
-			if err != nil {
-				return err
+			if len(names) == 1 && image.IsKept(store.KeptDir(names[0])) {
+				run, err := keptCommand(store, names[0])
+				if err == nil {
+					err = os.Chdir(run.Dir)
+				}
+				if err == nil {
+					err = unix.Exec(run.Path, run.Args, run.Env)
+				}
+				return fmt.Errorf("kept machine %s: %w", names[0], err)
 			}
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			if err := os.Chdir(kept.Directory); err != nil {
-				return fmt.Errorf("kept machine %s was started in: %w", names[0], err)
-			}
-			program := filepath.Join(filepath.Dir(self), "nspawnd-run")
-			argv := append([]string{"nspawnd-run", "--start-kept=" + names[0], "--detach"}, kept.Args...)
-			return fmt.Errorf("%s: %w", program, unix.Exec(program, argv, kept.Env))
+			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
+				if image.IsKept(store.KeptDir(name)) {
+					run, err := keptCommand(store, name)
+					if err == nil {
+						err = run.Run()
+					}
+					if err != nil {
+						return fmt.Errorf("kept machine %s: %w", name, err)
+					}
+					return nil
+				}
+				err := host.machined.FindImage(cmd.Context(), name)
+				switch {
+				case errors.Is(err, machined.ErrNoSuchImage):
+					return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
+				case err == nil:
+					err = host.systemd.StartUnit(cmd.Context(), nspawnUnit(name))
+				}
+				if err != nil {
+					return fmt.Errorf("could not start machine: %s: %w", name, err)
+				}
+				return nil
+			})
 		},
 	}
+}
+
+// keptCommand is nspawnd-run's command line that starts a machine as it was started before.
+func keptCommand(store *image.Store, name string) (*exec.Cmd, error) {
+	kept, _, err := store.KeptMachine(name)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	run := exec.Command(filepath.Join(filepath.Dir(self), "nspawnd-run"), append([]string{"--start-kept=" + name, "--detach"}, kept.Args...)...)
+	run.Dir, run.Env, run.Stdin, run.Stdout, run.Stderr = kept.Directory, kept.Env, os.Stdin, os.Stdout, os.Stderr
+	return run, nil
 }
 
 func listKeptCommand() *cobra.Command {
@@ -133,16 +171,6 @@ func (h *host) remove(ctx context.Context, store *image.Store, name string, forc
 		return err
 	}
 	return store.RemoveKept(name, machinedir.Discard)
-}
-
-func oneKeptMachine(cmd *cobra.Command, args []string) error {
-	if err := machineNames(cmd, args); err != nil {
-		return err
-	}
-	if len(args) > 1 {
-		return errors.New("start: one machine at a time")
-	}
-	return nil
 }
 
 // completeKept offers the names of the machines that are kept.

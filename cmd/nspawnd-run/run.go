@@ -109,6 +109,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 			_ = bus.Stop(ctx, service.Name) // what went wrong before says more
 			return 0, wrap(err)
 		}
+		_ = os.WriteFile(m.RegisteredFile(), nil, 0o600) // it fails when the machine has ended and its directory is gone
 		fmt.Println(m.Name)
 		return 0, nil
 	}

@@ -34,7 +34,10 @@ func TestEnable(t *testing.T) {
 			same(command)
 		}
 		m.expect(t,
-			outcome{"machinectl-lite enable -q --now tree; journalctl -q -u systemd-nspawn@tree | grep -c Starting", 0, "1\n", "/^$|starting systemd-nspawn@tree.service: failed/"},
+			outcome{"machinectl-lite start tree my-tree; journalctl -q -u systemd-nspawn@tree -u systemd-nspawn@my-tree | grep -c Starting", 0, "2\n", "/^$|starting systemd-nspawn@tree.service: failed/"},
+			outcome{"machinectl start nosuch 2> /dev/null", 1, "", ""},
+			outcome{"machinectl-lite start tree nosuch; journalctl -q -u systemd-nspawn@tree | grep -c Starting", 0, "2\n", "/neither a kept machine nosuch nor an image/"},
+			outcome{"machinectl-lite enable -q --now tree; journalctl -q -u systemd-nspawn@tree | grep -c Starting", 0, "3\n", "/^$|starting systemd-nspawn@tree.service: failed/"},
 			outcome{"machinectl-lite disable -q --now tree && ls /etc/systemd/system/machines.target.wants 2>/dev/null", 2, "", ""},
 			outcome{"machinectl-lite set-limit tree foo", 1, "", "machinectl-lite: set-limit: \"foo\" is not a size\n"},
 			outcome{"machinectl-lite enable nosuch", 1, "", "/^machinectl-lite: could not enable machine: nosuch: No image 'nosuch' known\n$/"},

@@ -100,7 +100,7 @@ func keeps(t *testing.T, m *Machine) {
 		// What has lost its trust does not start.
 		outcome{"mv /etc/nspawnd/trust.d /etc/nspawnd/trust.off; machinectl-lite start pet; status=$?; mv /etc/nspawnd/trust.off /etc/nspawnd/trust.d; exit $status", 125, "", "/^nspawnd-run: .*redis/"},
 		outcome{"ls -d /var/lib/nspawnd/machines/pet.kept/overlay-* | wc -l; machinectl-lite remove-machine pet nosuch || machinectl-lite remove-volume pets > /dev/null; ls /var/lib/nspawnd/machines", 0, "1\n", "machinectl-lite: there is no kept machine nosuch\n"},
-		outcome{"machinectl-lite start pet", 1, "", "machinectl-lite: there is no kept machine pet\n"},
+		outcome{"machinectl-lite start pet", 1, "", "machinectl-lite: there is neither a kept machine pet nor an image in /var/lib/machines of that name\n"},
 		outcome{"nspawnd-run --name bad --keep -p WorkingDirectory=/no/such " + tiny + "; machinectl-lite list-kept --no-legend", 0, "", "/^nspawnd-run: bad: .*\n$/"},
 		outcome{"nspawnd-run --keep --rm " + tiny, 125, "", "nspawnd-run: --keep and --rm are opposites\n"},
 	)

@@ -397,9 +397,20 @@ func restart(t *testing.T, m *Machine) {
 			return strings.Count(m.Run("cat", "/proc/"+pid+"/root/tmp/log").Stdout, "started") == want
 		})
 	}
+	// machined knows the process that runs: with that of the start before, it would stop the service when it is started again itself (257).
+	registered := func() {
+		t.Helper()
+		m.Eventually(10*time.Second, "machined knows the process", func() bool {
+			return m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep") == m.Run("machinectl", "show", "-P", "Leader", "keep").Stdout
+		})
+	}
 	count(1)
 	m.Must("systemctl", "restart", "nspawnd-keep")
 	count(2)
+	registered()
+	m.Must("systemctl", "restart", "systemd-machined")
+	m.Must("systemctl", "is-active", "nspawnd-keep")
+	registered()
 	pid := m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep")
 	m.Must("systemctl", "daemon-reload")
 	m.Must("systemctl", "daemon-reexec")
@@ -407,8 +418,9 @@ func restart(t *testing.T, m *Machine) {
 		t.Errorf("main process %s before the manager's reexec, %s after", pid, now)
 	}
 	count(2)
-	m.Must("systemctl", "restart", "nspawnd-keep")
+	m.Must("machinectl-lite", "restart", "keep")
 	count(3)
+	registered()
 	m.Must("systemctl", "stop", "nspawnd-keep")
 	m.nothingLeft(t)
 }
