@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/user"
 	"slices"
@@ -74,15 +75,24 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, nil
 }
 
+// absence is how long a manager that is executed anew (systemctl daemon-reexec) may be away from the bus.
+const absence = 3 * time.Second
+
 // Properties gives all that the manager tells of a unit of any type.
 func (c *Conn) Properties(ctx context.Context, name string) (map[string]any, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	values, err := c.systemd.GetAllPropertiesContext(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("asking for %s: %w", name, err)
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		values, err := c.systemd.GetAllPropertiesContext(ctx, name)
+		var answer dbus.Error
+		if errors.As(err, &answer) && busTrouble(err) && time.Since(begin) < absence {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("asking for %s: %w", name, err)
+		}
+		return values, nil
 	}
-	return values, nil
 }
 
 // MachineUnit gives the unit of our machine of that name, if it runs.
