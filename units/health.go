@@ -217,7 +217,7 @@ func (m Machine) health(set *Set, confined Unit) error {
 
 // unjoinable says whether a directive confines a service in a way that the launcher can't give to a process beside it.
 func unjoinable(name string) bool {
-	return slices.Contains([]string{"PrivateUsers", "UserNamespacePath", "AppArmorProfile", "SELinuxContext", "SmackProcessLabel"}, name)
+	return slices.Contains([]string{"PrivateUsers", "AppArmorProfile", "SELinuxContext", "SmackProcessLabel"}, name)
 }
 
 // joined says whether a directive of the machine's service is none for a service that joins the machine: it makes what is joined, or it is
@@ -225,7 +225,7 @@ func unjoinable(name string) bool {
 func joined(name string) bool {
 	for _, prefix := range []string{"Exec", "NoExec", "Restart", "Timeout", "RuntimeMax", "Kill", "SendSIG", "FinalKill", "Watchdog", "Type", "Notify", "Remain", "GuessMain",
 		"SuccessExit", "OOMPolicy", "Root", "Mount", "Bind", "TemporaryFileSystem", "ReadWritePaths", "ReadOnlyPaths", "Inaccessible", "PrivateMounts",
-		"PrivatePIDs", "PrivateIPC", "PrivateNetwork", "PrivateTmp", "NetworkNamespacePath", "IPCNamespacePath",
+		"PrivatePIDs", "PrivateIPC", "PrivateNetwork", "PrivateTmp", "NetworkNamespacePath", "IPCNamespacePath", "UserNamespacePath",
 		"ProtectControlGroups", "ProtectHostname", "ProtectSystem", "ProtectHome", "ProtectProc", "ProcSubset", "RuntimeDirectory", "StateDirectory",
 		"CacheDirectory", "LogsDirectory", "WorkingDirectory", "User", "Group", "SupplementaryGroups", "DynamicUser", "AmbientCapabilities",
 		"Environment", "PassEnvironment", "UnsetEnvironment", "Standard", "TTY", "Syslog", "Log", "Delegate", "RemoveIPC", "IgnoreSIGPIPE",

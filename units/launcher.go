@@ -27,13 +27,13 @@ func (m Machine) NeedsLauncher() bool {
 func (m Machine) launched() bool {
 	_, odd := m.environment()
 	return m.foreignIDs() || len(odd) > 0 || m.quoted() || m.launcherNames() || len(m.Payload.Sysctls) > 0 || m.Payload.Init ||
-		len(m.Secrets) > 0 || m.Streams.Terminal || m.hasUsers()
+		len(m.Secrets) > 0 || m.Streams.Terminal
 }
 
-// foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host.
+// foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host. A user namespace's are.
 func (m Machine) foreignIDs() bool {
 	a := m.Account
-	return a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 && !m.onlyRootsGroup()
+	return m.hasUsers() || a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 && !m.onlyRootsGroup()
 }
 
 // hasUsers says whether the manager starts the payload in a user namespace.
@@ -72,7 +72,6 @@ func (m Machine) launch(u *Unit) error {
 	var args []string
 	var needed uint64
 	if m.hasUsers() {
-		needed |= capability("SETUID") | capability("SETGID")
 		args = append(args, "--become-root")
 	}
 	if m.Streams.Terminal {

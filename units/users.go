@@ -87,7 +87,7 @@ func (u Users) Check() error {
 				}
 			}
 		}
-		if _, mapped := outside(ranges, 0); !mapped {
+		if _, mapped := Outside(ranges, 0); !mapped {
 			return errors.New("id 0, the machine's root, is not mapped")
 		}
 	}
@@ -98,8 +98,8 @@ func overlap(a, b, aCount, bCount uint32) bool {
 	return uint64(a) < uint64(b)+uint64(bCount) && uint64(b) < uint64(a)+uint64(aCount)
 }
 
-// outside gives the host's id for one of the machine's.
-func outside(ranges []IDRange, id uint32) (uint32, bool) {
+// Outside gives the host's id for one of the machine's.
+func Outside(ranges []IDRange, id uint32) (uint32, bool) {
 	for _, r := range ranges {
 		if id >= r.Inside && id-r.Inside < r.Count {
 			return r.Outside + id - r.Inside, true
@@ -108,10 +108,31 @@ func outside(ranges []IDRange, id uint32) (uint32, bool) {
 	return 0, false
 }
 
+// Inside gives the machine's id for one of the host's.
+func Inside(ranges []IDRange, id uint32) (uint32, bool) {
+	for _, r := range ranges {
+		if id >= r.Outside && id-r.Outside < r.Count {
+			return r.Inside + id - r.Outside, true
+		}
+	}
+	return 0, false
+}
+
+// ParseIDMap reads a process's uid_map or gid_map (user_namespaces(7)).
+func ParseIDMap(text string) (ranges []IDRange) {
+	for line := range strings.Lines(text) {
+		var r IDRange
+		if _, err := fmt.Sscan(line, &r.Inside, &r.Outside, &r.Count); err == nil {
+			ranges = append(ranges, r)
+		}
+	}
+	return ranges
+}
+
 // HostUID gives what a user of the machine is on the host.
 func (m Machine) HostUID(uid uint32) uint32 {
 	if m.Users != nil {
-		uid, _ = outside(m.Users.UIDs, uid)
+		uid, _ = Outside(m.Users.UIDs, uid)
 	}
 	return uid
 }
@@ -119,7 +140,7 @@ func (m Machine) HostUID(uid uint32) uint32 {
 // HostGID gives what a group of the machine is on the host.
 func (m Machine) HostGID(gid uint32) uint32 {
 	if m.Users != nil {
-		gid, _ = outside(m.Users.GIDs, gid)
+		gid, _ = Outside(m.Users.GIDs, gid)
 	}
 	return gid
 }
@@ -141,9 +162,9 @@ func (m Machine) CheckUsers() error {
 		}
 		return nil
 	}
-	_, known := outside(m.Users.UIDs, m.Account.UID)
+	_, known := Outside(m.Users.UIDs, m.Account.UID)
 	for _, group := range append([]uint32{m.Account.GID}, m.Account.Groups...) {
-		_, mapped := outside(m.Users.GIDs, group)
+		_, mapped := Outside(m.Users.GIDs, group)
 		known = known && mapped
 	}
 	switch {

@@ -69,7 +69,7 @@ func execCommand() *cobra.Command {
 environment, working directory, capabilities and filter of system calls. The command is looked up in the machine's PATH.
 
 Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. Secrets that the machine has
-as variables are not the command's. Machines with users of their own (--userns), those under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
+as variables are not the command's. Machines under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
 
 Exit status: that of the command, or 128+n when signal n ended it; 125 when it was not run, 126 when it can't be executed, 127 when it was not found.`,
 		Example: `  machinectl-lite exec web nginx -s reload
@@ -194,7 +194,11 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 	if err != nil {
 		return 0, err
 	}
-	return f.start(ctx, host, unit, account.UID, root, signals)
+	uid, err := hostUID(running.Unit.MainPID, account.UID)
+	if err != nil {
+		return 0, err
+	}
+	return f.start(ctx, host, unit, uid, root, signals)
 }
 
 // start starts the service and, unless it is detached, connects it with our streams and waits for it.
@@ -344,6 +348,19 @@ func openRoot(u dbus.Unit) (*os.File, error) {
 		return nil, fmt.Errorf("its first process: %w", err)
 	}
 	return root, nil
+}
+
+// hostUID gives what a user of a process's user namespace is on the host (user_namespaces(7)).
+func hostUID(pid uint32, uid uint32) (uint32, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	if err != nil {
+		return 0, err
+	}
+	outside, mapped := units.Outside(units.ParseIDMap(string(text)), uid)
+	if !mapped {
+		err = fmt.Errorf("its user namespace has no user %d", uid)
+	}
+	return outside, err
 }
 
 // openTerminal opens a terminal of a machine's own devpts instance.

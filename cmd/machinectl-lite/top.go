@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"nspawnd/dbus"
+	"nspawnd/units"
 )
 
 func topCommand() *cobra.Command {
@@ -94,19 +95,17 @@ func processRow(pid uint32) []string {
 	return []string{strconv.Itoa(int(pid)), field("NSpid", -1), innerID(field("Uid", 1), string(ids)), field("State", 0), cpuTime(string(stat)), commandLine(dir)}
 }
 
-// innerID gives what a user's number is in a user namespace with this map: lines of an id inside, one outside and how many there are.
+// innerID gives what a user's number is in a user namespace with this map.
 func innerID(id, idMap string) string {
 	outer, err := strconv.ParseUint(id, 10, 32)
 	if err != nil {
 		return id
 	}
-	for line := range strings.Lines(idMap) {
-		var inside, outside, n uint64
-		if _, err := fmt.Sscan(line, &inside, &outside, &n); err == nil && outer >= outside && outer-outside < n {
-			return strconv.FormatUint(inside+outer-outside, 10)
-		}
+	inside, mapped := units.Inside(units.ParseIDMap(idMap), uint32(outer))
+	if !mapped {
+		return id
 	}
-	return id
+	return strconv.FormatUint(uint64(inside), 10)
 }
 
 // cpuTime reads the processor time, in minutes and seconds, out of /proc/PID/stat, which counts in hundredths.

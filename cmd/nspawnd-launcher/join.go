@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -264,8 +265,13 @@ func openLeader(pid int, unit string) (l *leader, first bool) {
 
 // run moves this thread into the machine, gives up what the payload does not have either, and starts the program from there.
 func (l *leader) run(j joining) (pid int, err error) {
-	if same, err := sameUserNamespace(l.pid); err != nil || !same {
-		return 0, errors.Join(err, errors.New("the machine has a user namespace of its own, which can't be joined"))
+	users := -1 // the machine's user namespace, if that is not ours
+	if same, err := sameUserNamespace(l.pid); err != nil {
+		return 0, err
+	} else if !same {
+		if users, err = unix.Open("/proc/"+strconv.Itoa(l.pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return 0, os.NewSyscallError("open", err)
+		}
 	}
 	root, err := unix.Open("/proc/"+strconv.Itoa(l.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -287,24 +293,40 @@ func (l *leader) run(j joining) (pid int, err error) {
 			return 0, err
 		}
 	}
+	var filters []unix.SockFprog
 	for _, call := range j.refuse {
-		if err := refuse(call); err != nil {
+		filter, err := refusal(call)
+		if err != nil {
 			return 0, err
 		}
+		filters = append(filters, filter)
 	}
 	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && !j.more && (err != nil || mode != 2) {
 		return 0, errors.New("its unit has no filter of system calls, and the payload has one")
 	}
-	if !j.more {
-		if err := setBounding(l.bounding & j.bounding); err != nil {
-			return 0, err
-		}
+	bounding := l.bounding & j.bounding
+	if j.more {
+		bounding = ^uint64(0)
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return 0, err
 	}
 	ids, err := parseIDs(j.ids)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := os.Stat(j.workdir); err != nil {
+		return 0, &os.PathError{Op: "exec", Path: "working directory " + j.workdir, Err: errors.Unwrap(err)}
+	}
+	if users >= 0 {
+		return forkIntoUsers(users, j, bounding, ids, filters)
+	}
+	for i := range filters {
+		if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filters[i])), 0, 0); err != nil {
+			return 0, err
+		}
+	}
+	if err := setBounding(bounding); err != nil {
 		return 0, err
 	}
 	var ambient []uintptr
@@ -316,9 +338,6 @@ func (l *leader) run(j joining) (pid int, err error) {
 	attributes := &syscall.ProcAttr{Dir: j.workdir, Env: j.env, Files: j.files, Sys: &syscall.SysProcAttr{
 		Setsid: true, Setctty: j.terminal, Credential: &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, AmbientCaps: ambient,
 	}}
-	if _, err := os.Stat(j.workdir); err != nil {
-		return 0, &os.PathError{Op: "exec", Path: "working directory " + j.workdir, Err: errors.Unwrap(err)}
-	}
 	path := j.argv[0]
 	if strings.Contains(path, "/") {
 		pid, err = syscall.ForkExec(path, j.argv, attributes)

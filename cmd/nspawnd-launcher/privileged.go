@@ -41,9 +41,18 @@ type abiCall struct{ arch, number uint32 }
 
 // refuse adds a system call filter to this thread and what it starts: EPERM for this call.
 func refuse(call string) error {
+	filter, err := refusal(call)
+	if err != nil {
+		return err
+	}
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
+}
+
+// refusal is a system call filter (seccomp(2)): EPERM for this call.
+func refusal(call string) (unix.SockFprog, error) {
 	abis := numbers[call]
 	if abis == nil {
-		return errors.New("no number is known for " + call)
+		return unix.SockFprog{}, errors.New("no number is known for " + call)
 	}
 	const number, arch = 0, 4 // offsets in struct seccomp_data
 	var program []unix.SockFilter
@@ -59,8 +68,7 @@ func refuse(call string) error {
 		add(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM), 0, 0)
 	}
 	add(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ALLOW, 0, 0)
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
+	return unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}, nil
 }
 
 // setSysctls writes NAME=VALUE each below a procfs of its own, which nobody else sees: the machine's is read-only there.

@@ -156,11 +156,15 @@ func execRefused(t *testing.T, m *Machine) {
 // execConfinement: what a command is and may do is what the payload is and may do, and it sees what that sees.
 func execConfinement(t *testing.T, m *Machine) {
 	m.buildLook(t)
-	for name, options := range map[string]string{
+	machines := map[string]string{
 		"root": "-u 0", "user": "-u 1234:56 -e odd.name=x", "ambient": "-u 1234 --cap-add SYS_PTRACE", "network": "-u 0 --network none --pids-limit 100 --memory 64m", "cap": "-u 0 -p CapabilityBoundingSet=CAP_CHOWN",
 		"filter": "-u 0 -p SystemCallFilter=~mknod:EXDEV -p LimitNOFILE=99:100 -p OOMScoreAdjust=77", "none": "-u 0 --cap-drop all",
 		"seccomp": "-u 0 --security-opt seccomp=unconfined --security-opt no-new-privileges=false", "deny": "-u 0 -p MemoryDenyWriteExecute=yes -p RestrictSUIDSGID=yes -p IOSchedulingClass=idle -p Nice=5 -p CPUAffinity=0",
-	} {
+	}
+	if m.withUsers(machines); m.Suite != Trixie {
+		machines["both"] = "-u 1234 --cap-add SYS_PTRACE --userns=auto"
+	}
+	for name, options := range machines {
 		m.Must("sh", "-c", "chmod 777 /srv/look; rm -f /srv/look/p*")
 		r := m.Script("nspawnd-run -d --name " + name + " " + options + ` -w /opt -e 'A=b "c' -v /srv/look:/look --entrypoint sh ` + redis + " -c '/look/look | sort > /look/payload.new 2>&1; mv /look/payload.new /look/payload; sleep 1000 & wait'")
 		if r.Status != 0 {

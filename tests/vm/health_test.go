@@ -85,9 +85,11 @@ func healthActions(t *testing.T, m *Machine) {
 // probeConfinement: what a probe is and may do is what the payload is and may do, and it sees what that sees.
 func probeConfinement(t *testing.T, m *Machine) {
 	m.buildLook(t)
-	for name, options := range map[string]string{
+	machines := map[string]string{
 		"root": "-u 0", "user": "-u 1234:56", "network": "-u 0 --network none", "cap": "-u 0 -p CapabilityBoundingSet=CAP_CHOWN", "filter": "-u 0 -p SystemCallFilter=~mknod:EXDEV -p LimitNOFILE=99:100",
-	} {
+	}
+	m.withUsers(machines)
+	for name, options := range machines {
 		m.Must("sh", "-c", "chmod 777 /srv/look; rm -f /srv/look/p*")
 		const to = "/look/look | sort > /look/%[1]s.new 2>&1; mv /look/%[1]s.new /look/%[1]s"
 		r := m.Script("nspawnd-run -d --name " + name + " " + options + ` -w /opt -e 'A=b "c' -v /srv/look:/look --health-interval 200ms --health-cmd '` + fmt.Sprintf(to, "probe") +
@@ -108,6 +110,15 @@ func probeConfinement(t *testing.T, m *Machine) {
 		m.Script("systemctl kill -s KILL --kill-whom=main nspawnd-" + name + "; systemctl stop nspawnd-" + name + "; systemctl reset-failed nspawnd-" + name)
 	}
 	m.nothingLeft(t)
+}
+
+// withUsers adds machines that have users of their own, where systemd starts services in a user namespace.
+func (m *Machine) withUsers(machines map[string]string) {
+	if m.Suite != Trixie {
+		machines["users"] = "-u 0 --userns=auto"
+		machines["more"] = "-u 1234:56 --group-add 77 --uidmap 0:200000:1000 --uidmap 1000:300000:60000"
+		machines["few"] = "-u 0 --userns=auto:size=1000 --cap-drop all --cap-add CHOWN"
+	}
 }
 
 // buildLook puts the program that says what its process may do into /srv/look.

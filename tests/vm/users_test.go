@@ -127,7 +127,12 @@ func TestUsers(t *testing.T) {
 				outcome{in("--userns=auto -p TemporaryFileSystem=/made/here -p BindReadOnlyPaths=/srv:/made/there", "ls /made /made/there"), 0, "/made:\nhere\nthere\n\n/made/there:\nonly\ns\nu\n", ""},
 				outcome{"nspawnd-run --userns=auto --sdnotify=container --entrypoint sh -u 0 " + redis + ` -c 'exit 3'`, 3, "", ""},
 				outcome{in("--userns=auto --restart=on-failure:2 -d --name again", "echo run; id -u; exit 3") + "; await systemctl is-failed -q nspawnd-again; journalctl -qt again -o cat; systemctl reset-failed nspawnd-again", 0, "/^again\n(run\n0\n){3}/", ""},
-				outcome{in("--userns=auto --health-cmd true", "true"), 125, "", "/^nspawnd-run: .*: a health check can't be run in a machine with UserNamespacePath=.*\n$/"},
+				outcome{in("--userns=auto --sdnotify=healthy --health-interval 200ms --health-cmd \"test \\$(id -u) = 0\"", "sleep 2; echo healthy"), 0, "healthy\n", ""},
+				outcome{"nspawnd-run -d --name x --userns=auto --user 33 " + tiny + " trap; " +
+					"machinectl-lite exec x tiny id; machinectl-lite exec -u 0 x tiny id; machinectl-lite exec x tiny exit 3; echo $?; machinectl-lite exec x nosuch 2>&1; echo $?; machinectl-lite exec x /etc 2>&1; echo $?; " +
+					"machinectl-lite exec x tiny kill-self KILL; echo $?; seq 100000 | machinectl-lite exec -i x tiny cat | tail -1; systemctl stop nspawnd-x", 0,
+					"x\nuid=33 gid=0 groups=0\nuid=0 gid=0 groups=0\n3\nmachinectl-lite: x: nosuch: no such file or directory\n127\nmachinectl-lite: x: /etc: permission denied\n126\n137\n100000\n", ""},
+				outcome{"nspawnd-run -d --name x --userns=auto --entrypoint sleep " + redis + " inf; machinectl-lite exec -t x sh -c 'stat -c %u:%g:%a $(tty)' < /dev/null; machinectl-lite kill -s KILL x; await sh -c '! systemctl is-active -q nspawnd-x'; systemctl reset-failed nspawnd-x", 0, "x\n100:5:620\r\n", ""},
 			)
 		}
 		m.nothingLeft(t)

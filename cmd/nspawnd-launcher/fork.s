@@ -1,0 +1,1 @@
+// Empty, so that the compiler takes functions without a body (fork.go).
