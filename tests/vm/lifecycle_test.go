@@ -109,7 +109,7 @@ func keeps(t *testing.T, m *Machine) {
 	m.expect(t,
 		outcome{"machinectl-lite clean > /dev/null; for k in $(machinectl-lite list-kept --no-legend | cut -d' ' -f1); do machinectl-lite start $k > /dev/null && systemctl stop nspawnd-$k && await sh -c \"[ \\$(systemctl show -P ActiveState nspawnd-$k-root) = inactive ]\"; machinectl-lite remove-machine $k; done; systemctl reset-failed 'nspawnd-k*'", 0, "", ""},
 		outcome{"nspawnd-run -d --keep --name still " + tiny + " trap > /dev/null; systemctl stop nspawnd-still; await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]';" +
-			"for i in $(seq 10); do machinectl-lite start still > /dev/null 2>&1 & sleep 0.0$i; kill -KILL $!; wait $! 2>/dev/null; systemctl stop nspawnd-still 2>/dev/null; await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]'; done; machinectl-lite start still; systemctl stop nspawnd-still;" +
+			"for i in $(seq 10); do machinectl-lite start still > /dev/null 2>&1 & sleep 0.0$i; kill -KILL $! 2>/dev/null; wait $! 2>/dev/null; systemctl stop nspawnd-still 2>/dev/null; await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]'; done; machinectl-lite start still; systemctl stop nspawnd-still;" +
 			"await sh -c '[ $(systemctl show -P ActiveState nspawnd-still-root) = inactive ]'; machinectl-lite remove-machine still; systemctl reset-failed 'nspawnd-still*' 2>/dev/null || :", 0, "still\n", ""},
 	)
 	m.nothingLeft(t)

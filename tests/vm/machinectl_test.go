@@ -340,7 +340,7 @@ func TestMachinectlErrors(t *testing.T) {
 		"terminate":          "terminate: no machine named (see machinectl-lite terminate --help)",
 		"status nosuch":      "could not get path to machine: No machine 'nosuch' known",
 		"status ''":          "status: a machine's name is never empty",
-		"lst":                `unknown verb "lst", did you mean list?`,
+		"liste":              `unknown verb "liste", did you mean list?`,
 		"nonsense":           `unknown verb "nonsense" (see machinectl-lite --help)`,
 		"list web":           "list takes no argument (see machinectl-lite list --help)",
 		"list --nonsense":    "unknown flag: --nonsense (see machinectl-lite list --help)",

@@ -81,7 +81,7 @@ func TestMounts(t *testing.T) {
 			outcome{stay("stay", "-v /srv/v:/m:rslave") + later, 0, "tmpfs\n", ""},
 			outcome{in("-v /srv/v:/m:rshared", "true"), 125, "", "/^nspawnd-run: --volume: .*rslave.*\n$/"},
 			outcome{in("-v /srv/v:/m:unbindable", "true"), 125, "", "/^nspawnd-run: --volume: .*unbindable mounts.*\n$/"},
-			outcome{in("-v /srv/v:/m:idmap", "true"), 125, "", "/^nspawnd-run: --volume: .*no user namespace.*\n$/"},
+			outcome{in("-v /srv/v:/m:idmap", "true"), 125, "", "/^nspawnd-run: .*: idmap: .*--userns=auto or --uidmap\n$/"},
 			outcome{in("-v /srv/v:/m -v /srv:/m", "true"), 125, "", "nspawnd-run: --volume: two different mounts on /m\n"},
 			outcome{in("-v /srv/v:/dev/x:noexec", "true"), 125, "", "/: /dev/x: below /dev, /proc and /sys there can only be .*\n$/"},
 			outcome{"touch /srv/f; " + in("-v /srv/f:/bin", "true"), 125, "", "/^nspawnd-run: .*: /bin: is a directory in the image, and what is mounted there is not\n$/"},

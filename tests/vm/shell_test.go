@@ -104,7 +104,7 @@ func TestShell(t *testing.T) {
 				s = m.session(t, program+" shell bootc")
 				s.saw(`[#$] `)
 				s.say("\x1d\x1d\x1d")
-				s.saw(`\n([\x1b\x1d].*)?Connection to machine bootc terminated\.\r+\n`)
+				s.saw(`\n([\x07\x1b\x1d].*)?Connection to machine bootc terminated\.\r+\n`)
 				s.ends(0)
 
 				s = m.session(t, program+" login bootc")
@@ -116,7 +116,7 @@ func TestShell(t *testing.T) {
 				s.saw(`login: `)
 				s.say("\x1d")
 				s.say("\x1d\x1d")
-				s.saw(`\n([\x1b\x1d].*)?(Connection to machine|Machine) bootc terminated\.\r+\n`)
+				s.saw(`\n([\x07\x1b\x1d].*)?(Connection to machine|Machine) bootc terminated\.\r+\n`)
 				s.ends(0)
 				// The getty is started again on a terminal that may be the next one's.
 				m.Script("systemctl -M bootc stop 'container-getty@*'; systemctl -M bootc reset-failed")
