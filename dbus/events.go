@@ -30,9 +30,6 @@ const (
 // setupTimeout bounds a call to a manager that may not be back on a bus that was restarted.
 const setupTimeout = 3 * time.Second
 
-// ErrBusGone says that the connection to the bus is lost.
-var ErrBusGone = errBusGone
-
 // Events tells of machines, of all origins, as long as the connection lasts: the error then is from the bus. running are those of ours that
 // run; it is brought up to date, so that what began and ended between two connections is told of by the second one.
 func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Event)) error {
@@ -67,7 +64,7 @@ func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Ev
 		select {
 		case signal, open := <-signals:
 			if !open {
-				return errBusGone
+				return ErrBusGone
 			}
 			f.apply(signal)
 		case <-ctx.Done():

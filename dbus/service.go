@@ -99,12 +99,12 @@ func (s *Service) next(ctx context.Context) (*dbus.Signal, error) {
 	select {
 	case signal, open := <-s.signals:
 		if !open {
-			return nil, errBusGone
+			return nil, ErrBusGone
 		}
 		s.state.apply(signal)
 		return signal, nil
 	case <-s.conn.Load().Bus.Context().Done():
-		return nil, errBusGone
+		return nil, ErrBusGone
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -157,7 +157,8 @@ func systemdStep(status int) string {
 	}[status]
 }
 
-var errBusGone = errors.New("the connection to the system bus is gone")
+// ErrBusGone says that the connection to the bus is lost.
+var ErrBusGone = errors.New("the connection to the system bus is gone")
 
 // follow has the connection's signals of this unit come here. Of this unit alone: with a match on all units, each of many clients would wake for each
 // machine.
@@ -191,7 +192,7 @@ func (s *Service) reconnect(ctx context.Context) error {
 		case isError(err, noSuchUnit):
 			return errors.New("it ended while the system bus was away, and how is not known")
 		case time.Now().After(end):
-			return fmt.Errorf("%w: %w", errBusGone, err)
+			return fmt.Errorf("%w: %w", ErrBusGone, err)
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
@@ -304,7 +305,7 @@ func (s *Service) Wait(ctx context.Context) (status int, err error) {
 	for {
 		for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
 			_, err := s.next(ctx)
-			if errors.Is(err, errBusGone) {
+			if errors.Is(err, ErrBusGone) {
 				err = s.reconnect(ctx)
 			}
 			if err != nil {

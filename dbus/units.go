@@ -201,12 +201,10 @@ type Running struct {
 
 // Running asks for a service that runs.
 func (c *Conn) Running(ctx context.Context, u Unit) (Running, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	r := Running{Unit: u}
-	values, err := c.systemd.GetAllPropertiesContext(ctx, u.Name)
+	values, err := c.Properties(ctx, u.Name)
 	if err != nil {
-		return r, fmt.Errorf("asking for %s: %w", u.Name, err)
+		return r, err
 	}
 	if commands, ok := values["ExecStart"].([][]any); ok && len(commands) > 0 && len(commands[0]) > 1 {
 		r.Argv, _ = commands[0][1].([]string)

@@ -82,7 +82,7 @@ func (u Users) Check() error {
 		}
 		for i, a := range ranges {
 			for _, b := range ranges[:i] {
-				if overlap(a.Inside, b.Inside, a.Count, b.Count) || overlap(a.Outside, b.Outside, a.Count, b.Count) {
+				if Overlap(a.Inside, a.Count, b.Inside, b.Count) || Overlap(a.Outside, a.Count, b.Outside, b.Count) {
 					return fmt.Errorf("the ranges %d:%d:%d and %d:%d:%d overlap", b.Inside, b.Outside, b.Count, a.Inside, a.Outside, a.Count)
 				}
 			}
@@ -94,7 +94,8 @@ func (u Users) Check() error {
 	return nil
 }
 
-func overlap(a, b, aCount, bCount uint32) bool {
+// Overlap says whether two ranges of ids, by their first ones and how many they are, have one in common.
+func Overlap(a, aCount, b, bCount uint32) bool {
 	return uint64(a) < uint64(b)+uint64(bCount) && uint64(b) < uint64(a)+uint64(aCount)
 }
 

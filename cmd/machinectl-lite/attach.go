@@ -107,7 +107,7 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 	if errors.Is(err, errLeft) {
 		return 0, nil
 	}
-	finish(&output)
+	tty.Await(&output, outputLimit)
 	return status, err
 }
 

@@ -239,9 +239,12 @@ func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid 
 	if status, err = service.Wait(ctx); err != nil {
 		return 0, err
 	}
-	finish(&output)
+	tty.Await(&output, outputLimit)
 	return status, nil
 }
+
+// outputLimit is how long the output of a program that has ended is waited for.
+const outputLimit = time.Second
 
 // passOn passes signals on to a service, on a terminal of its own or not.
 func passOn(ctx context.Context, service *dbus.Service, signals <-chan os.Signal, terminal bool) {
@@ -262,19 +265,6 @@ func shellOf(root *os.File, account units.Account) string {
 		return "/bin/sh"
 	}
 	return user.Shell
-}
-
-// finish waits until what a command has said is out. Programs that it leaves behind may have its terminal open.
-func finish(output *sync.WaitGroup) {
-	done := make(chan struct{})
-	go func() {
-		output.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(time.Second):
-	}
 }
 
 func (f *execFlags) environment(e *units.Exec) error {

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +21,7 @@ const finalSignal = syscall.Signal(64)
 // WHO is the beginning of messages. The directory, variables and arguments are in Go's quotes.
 func execute(args []string) {
 	j := joining{bounding: ^uint64(0), files: []uintptr{0, 1, 2}}
-	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
-		option, value, _ := strings.Cut(args[0], "=")
+	j.read(args, func(option, value string) bool {
 		switch option {
 		case "--exec":
 			j.unit = value
@@ -35,15 +33,10 @@ func execute(args []string) {
 		case "--privileged":
 			j.more = true
 		default:
-			j.parse(option, value)
+			return false
 		}
-	}
-	if len(args) < 2 {
-		fail(ownError, "no program given")
-	}
-	for _, arg := range args[1:] {
-		j.argv = append(j.argv, unquote(arg))
-	}
+		return true
+	})
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	pid, err := joinMachine(j)

@@ -25,8 +25,7 @@ func probe(args []string) {
 	j := joining{bounding: ^uint64(0), beside: true}
 	var timeout time.Duration
 	var output string
-	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
-		option, value, _ := strings.Cut(args[0], "=")
+	j.read(args, func(option, value string) bool {
 		switch option {
 		case "--probe":
 			j.unit = value
@@ -35,15 +34,10 @@ func probe(args []string) {
 		case "--output":
 			output = value
 		default:
-			j.parse(option, value)
+			return false
 		}
-	}
-	if len(args) < 2 {
-		fail(ownError, "no program given")
-	}
-	for _, arg := range args[1:] {
-		j.argv = append(j.argv, unquote(arg))
-	}
+		return true
+	})
 	l, err := findLeader(j.unit)
 	if err != nil { // and nothing removes a file any more
 		os.Exit(notRunning)

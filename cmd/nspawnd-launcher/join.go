@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +29,22 @@ type joining struct {
 	more     bool      // with all capabilities and without no_new_privs
 }
 
-// parse takes an option; the directory, variables and arguments are in Go's quotes.
+// read takes the options up to "--", those that own does not know, and the program's arguments after it. The directory, variables and arguments are in
+// Go's quotes.
+func (j *joining) read(args []string, own func(option, value string) bool) {
+	for ; len(args) > 0 && args[0] != "--"; args = args[1:] {
+		if option, value, _ := strings.Cut(args[0], "="); !own(option, value) {
+			j.parse(option, value)
+		}
+	}
+	if len(args) < 2 {
+		fail(ownError, "no program given")
+	}
+	for _, arg := range args[1:] {
+		j.argv = append(j.argv, unquote(arg))
+	}
+}
+
 func (j *joining) parse(option, value string) {
 	switch option {
 	case "--ids":
@@ -322,7 +336,7 @@ func (l *leader) run(j joining) (pid int, err error) {
 		return forkIntoUsers(users, j, bounding, ids, filters)
 	}
 	for i := range filters {
-		if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filters[i])), 0, 0); err != nil {
+		if err := install(&filters[i]); err != nil {
 			return 0, err
 		}
 	}

@@ -45,7 +45,11 @@ func refuse(call string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
+	return install(&filter)
+}
+
+func install(filter *unix.SockFprog) error {
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(filter)), 0, 0)
 }
 
 // refusal is a system call filter (seccomp(2)): EPERM for this call.

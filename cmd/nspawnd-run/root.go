@@ -45,7 +45,7 @@ func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image
 		run = filepath.Base(t.dir)
 	}
 	m.Dir = filepath.Join(store.Machines(), run)
-	if !dryRun { // of a kept machine's start before
+	if t.again && !dryRun { // of its start before
 		_ = os.Remove(m.RegisteredFile())
 	}
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {

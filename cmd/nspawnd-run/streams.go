@@ -303,17 +303,7 @@ func (s *streams) started() {
 }
 
 // finish waits until what the payload has said is out. The manager has the other ends for a moment after the payload's end.
-func (s *streams) finish() {
-	done := make(chan struct{})
-	go func() {
-		s.copying.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(5 * time.Second): // a process elsewhere was given them
-	}
-}
+func (s *streams) finish() { tty.Await(&s.copying, 5*time.Second) }
 
 // release gives the caller's terminal back and closes everything.
 func (s *streams) release() {

@@ -89,17 +89,7 @@ func execTerminal(t *testing.T, m *Machine) {
 	s.ends(0)
 	s = m.session(t, "machinectl-lite exec -it -e PS1='> ' tty bash --norc -i")
 	s.saw(`> $`)
-	s.say("sleep 100 & jobs\r")
-	s.saw(`\[1\]\+ +Running +sleep 100 &`)
-	s.say("fg\r")
-	s.saw(`sleep 100\r\n`)
-	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-	s.say("\x1a")
-	s.saw(`Stopped +sleep 100`)
-	s.say("fg\r")
-	s.saw(`sleep 100\r\n`)
-	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-	s.say(ctrlC)
+	s.controlsJobs()
 	s.saw(`> $`)
 	s.say("kill %1; exit 7\r")
 	s.ends(7)

@@ -84,17 +84,7 @@ func TestShell(t *testing.T) {
 				s.say("PS1='> '; tty\r")
 				s.saw(`/dev/pts/[0-9]+\r\n`)
 				s.saw(`> `)
-				s.say("sleep 100 & jobs\r")
-				s.saw(`\[1\]\+ +Running +sleep 100 &`)
-				s.say("fg\r")
-				s.saw(`sleep 100\r\n`)
-				time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-				s.say("\x1a")
-				s.saw(`Stopped +sleep 100`)
-				s.say("fg\r")
-				s.saw(`sleep 100\r\n`)
-				time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-				s.say(ctrlC)
+				s.controlsJobs()
 				s.saw(`> `)
 				s.say("exit 7\r")
 				s.saw(`exit\r\n`)
@@ -158,4 +148,20 @@ func TestShell(t *testing.T) {
 		m.Script("systemctl reset-failed nspawnd-web")
 		m.nothingLeft(t)
 	})
+}
+
+// controlsJobs has a shell at its prompt run a job in the background, stop it and interrupt it.
+func (s *session) controlsJobs() {
+	s.t.Helper()
+	s.say("sleep 100 & jobs\r")
+	s.saw(`\[1\]\+ +Running +sleep 100 &`)
+	s.say("fg\r")
+	s.saw(`sleep 100\r\n`)
+	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
+	s.say("\x1a")
+	s.saw(`Stopped +sleep 100`)
+	s.say("fg\r")
+	s.saw(`sleep 100\r\n`)
+	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
+	s.say(ctrlC)
 }

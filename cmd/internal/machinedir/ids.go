@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"nspawnd/units"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,20 +88,11 @@ func freeIDs(name string, count uint32) (uint32, error) {
 	choices := endSlot - firstSlot - slots + 1
 	for i := range choices {
 		candidate := IDs{(firstSlot + (hash.Sum32()+i)%choices) * slot, slots * slot}
-		if !overlaps(candidate, used) {
+		if !slices.ContainsFunc(used, func(u IDs) bool { return units.Overlap(candidate.First, candidate.Count, u.First, u.Count) }) {
 			return candidate.First, nil
 		}
 	}
 	return 0, fmt.Errorf("no %d ids in a row are free for its user namespace; machines that run have all", count)
-}
-
-func overlaps(ids IDs, used []IDs) bool {
-	for _, other := range used {
-		if uint64(ids.First) < uint64(other.First)+uint64(other.Count) && uint64(other.First) < uint64(ids.First)+uint64(ids.Count) {
-			return true
-		}
-	}
-	return false
 }
 
 // ReleaseIDs gives back what the machine with the directory has taken.

@@ -177,6 +177,19 @@ func (t *Terminal) Release() {
 	}
 }
 
+// Await waits until all output is out, or for a time: programs that are left behind may have the other end open.
+func Await(output *sync.WaitGroup, limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		output.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
+}
+
 // Keys is a Scanner for a sequence of keys.
 type Keys struct {
 	Sequence []byte
