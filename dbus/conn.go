@@ -18,7 +18,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Conn is a connection to the system bus.
+// Conn is a connection to a system bus: this host's, a container's, another host's.
 type Conn struct {
 	Bus     *dbus.Conn // for other services on the same bus
 	systemd *systemd.Conn
@@ -27,10 +27,19 @@ type Conn struct {
 // Connect connects to the system bus. The bus, not the manager's private socket: only a bus client can hold a
 // reference to a unit (AddRef), and without that the exit status is gone with the unit.
 func Connect(ctx context.Context) (*Conn, error) {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	bus, err := dbus.ConnectSystemBus(connOptions(ctx)...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the system bus: %w", err)
 	}
+	return withManager(bus)
+}
+
+func connOptions(ctx context.Context) []dbus.ConnOption {
+	return []dbus.ConnOption{dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler())}
+}
+
+// withManager gives a connection for the manager on the same bus, too.
+func withManager(bus *dbus.Conn) (*Conn, error) {
 	manager, err := systemd.NewConnection(func() (*dbus.Conn, error) { return bus, nil })
 	if err != nil {
 		bus.Close()

@@ -73,7 +73,7 @@ func followMachines(ctx context.Context, e *eventPrinter) error {
 	for first := true; ; first = false {
 		conn, err := dbus.Connect(ctx)
 		if err == nil {
-			e.ask(ctx, &host{machined.New(conn.Bus), conn})
+			e.ask(ctx, newHost(conn, false))
 			if first {
 				e.noteOthers(ctx, conn)
 				names, _ := conn.Machines(ctx)

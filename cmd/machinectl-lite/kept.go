@@ -30,6 +30,9 @@ systemd-nspawn@NAME.service is started, as by machinectl.`,
 		Args:              machineNames,
 		ValidArgsFunction: completeKept,
 		RunE: func(cmd *cobra.Command, names []string) error {
+			if options.elsewhere() { // kept machines are this host's
+				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), name) })
+			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err
@@ -55,20 +58,27 @@ systemd-nspawn@NAME.service is started, as by machinectl.`,
 					}
 					return nil
 				}
-				err := host.machined.FindImage(cmd.Context(), name)
-				switch {
-				case errors.Is(err, machined.ErrNoSuchImage):
-					return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
-				case err == nil:
-					err = host.systemd.StartUnit(cmd.Context(), nspawnUnit(name))
-				}
-				if err != nil {
-					return fmt.Errorf("could not start machine: %s: %w", name, err)
-				}
-				return nil
+				return host.startImage(cmd.Context(), name)
 			})
 		},
 	}
+}
+
+// startImage starts an image in /var/lib/machines.
+func (h *host) startImage(ctx context.Context, name string) error {
+	err := h.machined.FindImage(ctx, name)
+	switch {
+	case errors.Is(err, machined.ErrNoSuchImage) && h.elsewhere:
+		return fmt.Errorf("there is no image %s in /var/lib/machines", name)
+	case errors.Is(err, machined.ErrNoSuchImage):
+		return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
+	case err == nil:
+		err = h.systemd.StartUnit(ctx, nspawnUnit(name))
+	}
+	if err != nil {
+		return fmt.Errorf("could not start machine: %s: %w", name, err)
+	}
+	return nil
 }
 
 // keptCommand is nspawnd-run's command line that starts a machine as it was started before.

@@ -21,9 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/version"
-	"nspawnd/dbus"
 	"nspawnd/image"
-	"nspawnd/machined"
 )
 
 // options are the flags that verbs share.
@@ -39,6 +37,7 @@ type flags struct {
 	maxAddresses addressLimit
 	json         jsonMode
 	jsonAuto     bool
+	machine      string
 }
 
 // jsonLayout names the JSON that tables are printed as (jsonLayouts), "" for none. As in machinectl, --output=json asks for it
@@ -124,7 +123,10 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
 
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		if err := options.reaches(cmd, args); err != nil {
+			return err
+		}
 		if options.output == wide && cmd != root && cmd.Name() != "list" {
 			return fmt.Errorf("%s: --output=%s is for list", cmd.Name(), wide)
 		}
@@ -133,6 +135,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 
 	options = flags{lines: 10, output: "short", maxAddresses: 1, json: "off"}
 	persistent := root.PersistentFlags()
+	persistent.StringVarP(&options.machine, "machine", "M", "", "Ask the systemd in this `container`, not this host's")
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
 	persistent.BoolVar(&options.noLegend, "no-legend", false, "Do not show the headers and footers")
 	persistent.BoolVarP(&options.all, "all", "a", false, "Show hidden machines and images, and long or unprintable log fields too")
@@ -222,22 +225,6 @@ func completeMachines(cmd *cobra.Command, args []string, _ string) ([]string, co
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
-
-// host is this host's registry of machines and its service manager, over one connection of the system bus.
-type host struct {
-	machined *machined.Client
-	systemd  *dbus.Conn
-}
-
-func connect(ctx context.Context) (*host, error) {
-	conn, err := dbus.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &host{machined.New(conn.Bus), conn}, nil
-}
-
-func (h *host) close() { h.systemd.Close() }
 
 // failures are errors about one thing each, such as a machine.
 type failures []error

@@ -139,7 +139,7 @@ connection.`,
 // withoutSystemd says whether a machine is ours and has no systemd and bus inside, of which machined would ask for a terminal.
 func (h *host) withoutSystemd(ctx context.Context, name string) bool {
 	unit, ours := h.systemd.MachineUnit(ctx, name)
-	if !ours {
+	if !ours || h.elsewhere {
 		return false
 	}
 	root, err := openRoot(unit)

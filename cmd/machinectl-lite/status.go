@@ -49,7 +49,7 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
-			if store, openErr := image.Open(storeRoot); openErr == nil && image.IsKept(store.KeptDir(name)) {
+			if store, openErr := image.Open(storeRoot); !host.elsewhere && openErr == nil && image.IsKept(store.KeptDir(name)) {
 				return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
 			}
 			return fmt.Errorf("could not get path to machine: %w", err)
@@ -58,6 +58,9 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 			return err
 		}
 		separator = "\n"
+		if host.elsewhere { // journalctl would show this host's
+			return nil
+		}
 		return showJournal(cmd.Context(), out, status.Unit, status.logSince)
 	})
 }
@@ -100,10 +103,16 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 		s.uidShift, _ = h.machined.UIDShift(ctx, name)
 	}
 	for _, index := range s.NetworkInterfaces {
-		s.interfaces = append(s.interfaces, interfaceName(int(index)))
+		name := strconv.Itoa(int(index))
+		if !h.elsewhere {
+			name = interfaceName(int(index))
+		}
+		s.interfaces = append(s.interfaces, name)
 	}
-	s.leader = command(s.Leader, s.LeaderPIDFDID)
-	s.supervisor = command(s.Supervisor, s.SupervisorPIDFDID)
+	if !h.elsewhere {
+		s.leader = command(s.Leader, s.LeaderPIDFDID)
+		s.supervisor = command(s.Supervisor, s.SupervisorPIDFDID)
+	}
 	s.logSince = s.Since
 	if s.Unit == "" {
 		return s, nil
@@ -114,8 +123,10 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 	if units.MachineOf(s.Unit) == name {
 		s.image = unitImage(unit.Description, name)
 		s.labels = unit.Labels
-		health, _ := os.ReadFile(units.HealthFile(name))
-		s.health = units.ParseHealthStatus(string(health))
+		if !h.elsewhere {
+			health, _ := os.ReadFile(units.HealthFile(name))
+			s.health = units.ParseHealthStatus(string(health))
+		}
 		s.logSince = unit.Started // what it said before it was registered is of interest too
 	}
 	return s, nil
