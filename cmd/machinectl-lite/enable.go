@@ -17,13 +17,14 @@ import (
 
 func enableCommand() *cobra.Command {
 	return enablingCommand("enable", "Have machines of systemd-nspawn started at boot",
-		`Have images in /var/lib/machines started at boot, each by systemd-nspawn@NAME.service, as by machinectl. A machine of nspawnd is no such image.`,
+		`Have images in /var/lib/machines started at boot, each by systemd-nspawn@NAME.service or, with --runner=vmspawn, systemd-vmspawn@NAME.service, as by machinectl. A machine
+of nspawnd is no such image.`,
 		"Start them now, too", "machinectl-lite enable --now debian",
 		func(c *dbus.Conn, ctx context.Context, names []string) ([]dbus.Change, error) {
 			return c.Enable(ctx, append([]string{"machines.target"}, names...)...)
 		},
-		func(host *host, ctx context.Context, name string) error {
-			return host.systemd.StartUnit(ctx, nspawnUnit(name))
+		func(host *host, ctx context.Context, by runner, name string) error {
+			return host.systemd.StartUnit(ctx, by.unit(name))
 		})
 }
 
@@ -34,7 +35,7 @@ func disableCommand() *cobra.Command {
 		func(c *dbus.Conn, ctx context.Context, names []string) ([]dbus.Change, error) {
 			return c.Disable(ctx, names...)
 		},
-		func(host *host, ctx context.Context, name string) error {
+		func(host *host, ctx context.Context, _ runner, name string) error {
 			err := host.machined.Kill(ctx, name, "leader", signalPowerOff)
 			if errors.Is(err, machined.ErrNoSuchMachine) || errors.Is(err, syscall.ESRCH) { // it does not run
 				return nil
@@ -43,12 +44,34 @@ func disableCommand() *cobra.Command {
 		})
 }
 
-// nspawnUnit is the unit that runs an image.
-func nspawnUnit(image string) string { return "systemd-nspawn@" + image + ".service" }
+// runner is what runs an image in /var/lib/machines.
+type runner string
+
+const (
+	nspawn  runner = "nspawn"
+	vmspawn runner = "vmspawn" // as a virtual machine
+)
+
+func (r *runner) Set(value string) error {
+	return oneOf((*string)(r), value, []string{string(nspawn), string(vmspawn)})
+}
+
+func (r *runner) String() string { return string(*r) }
+func (r *runner) Type() string   { return "runner" }
+
+// addTo gives a verb the options that choose it; the last one counts.
+func (r *runner) addTo(cmd *cobra.Command) {
+	cmd.Flags().Var(r, "runner", "Run the image by nspawn or vmspawn")
+	cmd.Flags().BoolFuncP("V", "V", "Same as --runner=vmspawn", func(string) error { return r.Set(string(vmspawn)) })
+}
+
+// unit is the one that runs an image.
+func (r runner) unit(image string) string { return "systemd-" + string(r) + "@" + image + ".service" }
 
 func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus.Conn, ctx context.Context, units []string) ([]dbus.Change, error),
-	atOnce func(host *host, ctx context.Context, name string) error) *cobra.Command {
+	atOnce func(host *host, ctx context.Context, by runner, name string) error) *cobra.Command {
 	var now, quiet bool
+	by := nspawn
 	cmd := &cobra.Command{
 		Use: verb + " NAME...", Short: short, Long: long, Example: "  " + example,
 		Args: machineNames,
@@ -64,7 +87,7 @@ func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus
 				if err := host.machined.FindImage(ctx, name); err != nil {
 					return fmt.Errorf("could not %s machine: %s: %w", verb, name, err)
 				}
-				services = append(services, nspawnUnit(name))
+				services = append(services, by.unit(name))
 			}
 			changes, err := do(host.systemd, ctx, services)
 			if err != nil {
@@ -78,7 +101,7 @@ func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus
 				if !now {
 					break
 				}
-				if err := atOnce(host, ctx, name); err != nil {
+				if err := atOnce(host, ctx, by, name); err != nil {
 					failed = append(failed, fmt.Errorf("%s: %w", name, err))
 				}
 			}
@@ -88,6 +111,7 @@ func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus
 			return failed
 		},
 	}
+	by.addTo(cmd)
 	cmd.Flags().BoolVar(&now, "now", false, nowHelp)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Do not say which links were made or removed")
 	return cmd

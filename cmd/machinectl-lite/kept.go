@@ -19,19 +19,21 @@ import (
 )
 
 func startCommand() *cobra.Command {
-	return &cobra.Command{
+	by := nspawn
+	cmd := &cobra.Command{
 		Use:   "start NAME...",
 		Short: "Start machines that were kept, and images of systemd-nspawn",
 		Long: `Start machines again that nspawnd-run --keep has started and that have stopped: with the same options, environment and image, on what they have
 written. They run detached; their images have to be trusted still. For a name that is no kept machine's but that of an image in /var/lib/machines,
-systemd-nspawn@NAME.service is started, as by machinectl.`,
+systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn names are those of images only.`,
 		Example: `  machinectl-lite start web
-  machinectl-lite start debian`,
+  machinectl-lite start debian
+  machinectl-lite start -V debian`,
 		Args:              machineNames,
 		ValidArgsFunction: completeKept,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			if options.elsewhere() { // kept machines are this host's
-				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), name) })
+			if options.elsewhere() || by == vmspawn { // kept machines are this host's, and no virtual machines
+				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), by, name, false) })
 			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
@@ -58,22 +60,24 @@ systemd-nspawn@NAME.service is started, as by machinectl.`,
 					}
 					return nil
 				}
-				return host.startImage(cmd.Context(), name)
+				return host.startImage(cmd.Context(), by, name, true)
 			})
 		},
 	}
+	by.addTo(cmd)
+	return cmd
 }
 
-// startImage starts an image in /var/lib/machines.
-func (h *host) startImage(ctx context.Context, name string) error {
+// startImage starts an image in /var/lib/machines, whose name might have been a kept machine's too.
+func (h *host) startImage(ctx context.Context, by runner, name string, orKept bool) error {
 	err := h.machined.FindImage(ctx, name)
 	switch {
-	case errors.Is(err, machined.ErrNoSuchImage) && h.elsewhere:
+	case errors.Is(err, machined.ErrNoSuchImage) && !orKept:
 		return fmt.Errorf("there is no image %s in /var/lib/machines", name)
 	case errors.Is(err, machined.ErrNoSuchImage):
 		return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
 	case err == nil:
-		err = h.systemd.StartUnit(ctx, nspawnUnit(name))
+		err = h.systemd.StartUnit(ctx, by.unit(name))
 	}
 	if err != nil {
 		return fmt.Errorf("could not start machine: %s: %w", name, err)
