@@ -2,11 +2,15 @@ package dbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -73,3 +77,53 @@ func greet(bus *dbus.Conn, auth dbus.Auth) error {
 	}
 	return err
 }
+
+// ConnectThrough connects to the system bus that a program has at its standard input and output, as systemd-stdio-bridge(1) does, which may be on another host. What
+// the program says on standard error passes on. Descriptors do not.
+func ConnectThrough(ctx context.Context, argv ...string) (*Conn, error) {
+	bridge := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	bridge.Stderr = os.Stderr
+	in, err := bridge.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := bridge.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := bridge.Start(); err != nil {
+		return nil, err
+	}
+	end := sync.OnceValue(func() error {
+		in.Close()
+		late := time.AfterFunc(endTimeout, func() { _ = bridge.Process.Kill() })
+		defer late.Stop()
+		return bridge.Wait()
+	})
+	bus, err := dbus.NewConn(stream{out, in, end}, connOptions(ctx)...)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	// The bridge speaks to the bus as the user that it runs as, whatever is said here.
+	if err := greet(bus, dbus.AuthAnonymous()); err != nil {
+		var status *exec.ExitError
+		if errors.As(end(), &status) {
+			return nil, fmt.Errorf("%s: %w", argv[0], status)
+		}
+		return nil, err
+	}
+	return withManager(bus)
+}
+
+// endTimeout is how long a bridge may live on when its input has ended.
+const endTimeout = 5 * time.Second
+
+// stream is a program's streams.
+type stream struct {
+	io.Reader
+	io.Writer
+	end func() error
+}
+
+func (s stream) Close() error { return s.end() }

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +33,13 @@ func (h *host) close() { h.systemd.Close() }
 
 // connect connects to the bus that the options name.
 func connect(ctx context.Context) (*host, error) {
+	if options.host.name != "" {
+		conn, err := dbus.ConnectThrough(ctx, options.host.bridge()...)
+		if err != nil {
+			return nil, fmt.Errorf("connecting to %s: %w", options.host.String(), err)
+		}
+		return newHost(conn, true), nil
+	}
 	conn, err := dbus.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -78,8 +88,49 @@ func (h *host) enter(ctx context.Context, name string) (*dbus.Conn, error) {
 	return conn, err
 }
 
+// remote is where --host leads to.
+type remote struct{ name, port, container string }
+
+// Set reads [USER@]HOST[:PORT][/CONTAINER]; the host is in brackets where it is an address of IPv6.
+func (r *remote) Set(s string) error {
+	parts := regexp.MustCompile(`^((?:[^@:/\[\]]+@)?)(?:([^@:/\[\]-][^@:/\[\]]*)|\[([0-9A-Fa-f:.%a-z]+)\])(?::([0-9]+))?(?:/([A-Za-z0-9._-]+))?$`).FindStringSubmatch(s)
+	if parts == nil || strings.HasPrefix(s, "-") {
+		return errors.New("must be [USER@]HOST[:PORT][/CONTAINER]")
+	}
+	*r = remote{parts[1] + parts[2] + parts[3], parts[4], parts[5]}
+	return nil
+}
+
+func (r *remote) String() string {
+	name, port, container := r.name, "", ""
+	if r.port != "" {
+		port = ":" + r.port
+	}
+	if r.container != "" {
+		container = "/" + r.container
+	}
+	return name + port + container
+}
+
+func (r *remote) Type() string { return "host" }
+
+// bridge is the command that connects to the bus there, systemd's own.
+func (r *remote) bridge() []string {
+	argv := []string{cmp.Or(os.Getenv("SYSTEMD_SSH"), "ssh"), "-xT"}
+	if r.port != "" {
+		argv = append(argv, "-p", r.port)
+	}
+	argv = append(argv, "--", r.name, "systemd-stdio-bridge")
+	if r.container != "" { // of letters that are none of a shell's
+		argv = append(argv, "--machine="+r.container)
+	}
+	return argv
+}
+
 // elsewhere says whether the options name another bus than this host's own.
-func (f *flags) elsewhere() bool { return f.machine != "" && f.machine != machined.Host }
+func (f *flags) elsewhere() bool {
+	return f.host.name != "" || f.machine != "" && f.machine != machined.Host
+}
 
 // overBus are the verbs that need nothing but a bus. What others need of the store, of processes and of files is this host's.
 var overBus = []string{
@@ -98,16 +149,37 @@ func (f *flags) reaches(cmd *cobra.Command, args []string) error {
 	if cmd.Flags().Changed("machine") && f.machine == "" {
 		return errors.New("--machine: a machine's name is never empty")
 	}
+	if f.host.name != "" && f.machine != "" {
+		return fmt.Errorf("--host and --machine name one place each; for a container of another host: --host=%s/%s", f.host.name, f.machine)
+	}
 	if !f.elsewhere() || !cmd.HasParent() {
 		return nil
 	}
-	if !slices.Contains(overBus, cmd.Name()) {
-		return fmt.Errorf("%s works on this host alone, not by --machine; where %s has it: machinectl-lite shell %[2]s /usr/bin/env machinectl-lite %[1]s …", cmd.Name(), f.machine)
+	option, there := "--machine", ""
+	container := f.machine
+	if f.host.name != "" {
+		option, container, there = "--host", f.host.container, "ssh -t "
+		if f.host.port != "" {
+			there += "-p " + f.host.port + " "
+		}
+		there += f.host.name + " "
+	}
+	switch verb := cmd.Name(); {
+	case f.host.name != "" && (verb == "shell" || verb == "login"):
+		if container != "" {
+			container = "--machine=" + container + " "
+		}
+		return fmt.Errorf("%s needs a terminal, which does not pass by --host; there: %smachinectl %s%[1]s …", verb, there, container)
+	case !slices.Contains(overBus, verb):
+		if container != "" {
+			there += "machinectl shell " + container + " /usr/bin/env "
+		}
+		return fmt.Errorf("%s works on its own host alone, not by %s; where nspawnd is installed there: %smachinectl-lite %[1]s …", verb, option, there)
 	}
 	if paths := hostPaths[cmd.Name()]; paths != nil {
 		for _, path := range paths(args) {
 			if !filepath.IsAbs(path) {
-				return fmt.Errorf("%s: with --machine, %q would be a path there and has to be absolute", cmd.Name(), path)
+				return fmt.Errorf("%s: with %s, %q would be a path there and has to be absolute", cmd.Name(), option, path)
 			}
 		}
 	}

@@ -38,6 +38,7 @@ type flags struct {
 	json         jsonMode
 	jsonAuto     bool
 	machine      string
+	host         remote
 }
 
 // jsonLayout names the JSON that tables are printed as (jsonLayouts), "" for none. As in machinectl, --output=json asks for it
@@ -136,6 +137,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	options = flags{lines: 10, output: "short", maxAddresses: 1, json: "off"}
 	persistent := root.PersistentFlags()
 	persistent.StringVarP(&options.machine, "machine", "M", "", "Ask the systemd in this `container`, not this host's")
+	persistent.VarP(&options.host, "host", "H", "Ask the systemd of another `host`, or in a container there, by ssh: [USER@]HOST[:PORT][/CONTAINER]")
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
 	persistent.BoolVar(&options.noLegend, "no-legend", false, "Do not show the headers and footers")
 	persistent.BoolVarP(&options.all, "all", "a", false, "Show hidden machines and images, and long or unprintable log fields too")
@@ -208,6 +210,9 @@ func machineNames(cmd *cobra.Command, args []string) error {
 
 // completeMachines offers the names of the machines that run.
 func completeMachines(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if options.host.name != "" { // ssh may ask for a password
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	host, err := connect(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError

@@ -96,3 +96,82 @@ func TestMachineOption(t *testing.T) {
 		})
 	})
 }
+
+// startSSH has root come back to the lab by ssh.
+func startSSH(t *testing.T, m *Machine) {
+	t.Helper()
+	r := m.Script(`
+		mkdir -p /root/.ssh /run/sshd
+		ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
+		cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+		echo 'StrictHostKeyChecking no' >/root/.ssh/config; echo 'LogLevel ERROR' >>/root/.ssh/config; echo 'Host *' >>/root/.ssh/config; echo 'BatchMode yes' >>/root/.ssh/config
+		printf '#!/bin/sh\necho "$@" >>/tmp/ssh-arguments; exec ssh "$@"\n' >/usr/local/bin/ssh-noted; chmod +x /usr/local/bin/ssh-noted
+		systemctl start ssh
+	`)
+	if r.Status != 0 {
+		t.Fatal(r.Stderr)
+	}
+	m.Eventually(20*time.Second, "sshd listens", func() bool { return m.Run("ssh", "localhost", "true").Status == 0 })
+}
+
+// TestHostOption compares --host with machinectl's, by a real ssh.
+func TestHostOption(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		startSSH(t, m)
+		bootContainer(t, m, "bootc", "")
+		innerMachine(t, m, "bootc")
+		for _, args := range [][]string{
+			{"--host=localhost"}, {"-H", "root@localhost:22", "list", "--all", "--no-legend"}, {"-H", "localhost/bootc", "list", "--output=json"}, {"-H", "[::1]:22/bootc", "show", "inner"},
+			{"-H", "localhost/bootc", "status", "inner"}, {"-H", "localhost", "show", "-p", "Name", "-p", "Leader", "bootc"}, {"-H", "localhost/nosuch", "list"}, {"-H", "nosuch", "list"}, {"-H", "", "list"}, {"-H", "localhost", "terminate", "nosuch"},
+			{"-H", "localhost", "shell"}, {"-H", "localhost", "login", "bootc"},
+		} {
+			m.beside(t, args...)
+		}
+		t.Run("arguments of ssh", func(t *testing.T) {
+			for _, host := range []string{"localhost", "root@localhost:22", "localhost/bootc", "[::1]:22/bootc"} {
+				r := m.Run("bash", "-c", "export SYSTEMD_SSH=ssh-noted; for p in machinectl machinectl-lite; do $p -H '"+host+"' >/dev/null; done; uniq -c /tmp/ssh-arguments; rm /tmp/ssh-arguments")
+				if !regexp.MustCompile(`^ *2 -xT .*systemd-stdio-bridge.*\n$`).MatchString(r.Stdout) {
+					t.Errorf("%s: %s%s", host, r.Stdout, r.Stderr)
+				}
+			}
+		})
+
+		// What is of this host is not told of the other.
+		for what, want := range map[string]string{"status bootc": `\n\t  Leader: \d+\n(.*\n)*\t   Iface: \d+\n`, "list -o wide --no-legend": `^bootc container systemd-nspawn debian +\S+ +\S+ +running`} {
+			if out := m.Must("bash", "-c", "machinectl-lite -H localhost --no-pager "+what); !regexp.MustCompile(want).MatchString(out) {
+				t.Errorf("%s: %s", what, out)
+			}
+		}
+		r := m.Script(`
+			m="machinectl-lite -H localhost"
+			$m pause bootc; systemctl show -P FreezerState bootc; $m resume bootc
+			echo text >/tmp/a; $m copy-to bootc /tmp/a /tmp/a; $m -H localhost/bootc copy-to inner /tmp/a /tmp/b; $m -H localhost/bootc copy-from inner /tmp/b /tmp/c; $m copy-from bootc /tmp/c /tmp/c; cat /tmp/c
+			$m -H localhost/bootc kill inner; timeout 20 $m -H localhost/bootc wait inner || :
+			$m stop bootc; timeout 60 $m wait bootc || :
+			$m list
+		`)
+		if r.Status != 0 || r.Stdout != "frozen\ntext\nNo machines.\n" {
+			t.Errorf("status %d\n%s%s", r.Status, r.Stdout, r.Stderr)
+		}
+		const usage = `must be \[USER@\]HOST\[:PORT\]\[/CONTAINER\] .*`
+		for command, want := range map[string]string{
+			"-H localhost exec web true":                    "exec works on its own host alone, not by --host; .*: ssh -t localhost machinectl-lite exec …",
+			"-H a@b:22/c logs web":                          "logs works on its own host alone, .*: ssh -t -p 22 a@b machinectl shell c /usr/bin/env machinectl-lite logs …",
+			"-H localhost shell":                            "shell needs a terminal, which does not pass by --host; there: ssh -t localhost machinectl shell …",
+			"-H localhost:22/bootc login":                   "login needs .*: ssh -t -p 22 localhost machinectl --machine=bootc login …",
+			"-H localhost -M bootc":                         "--host and --machine name one place each; .*: --host=localhost/bootc",
+			"-H localhost bind bootc x":                     `bind: with --host, "x" would be a path there and has to be absolute`,
+			"-H ::1":                                        `invalid argument "::1" for .*` + usage,
+			"-H -oProxyCommand=id":                          `invalid argument "-oProxyCommand=id" for .*` + usage,
+			"-H 'localhost/x;id'":                           `invalid argument "localhost/x;id" for .*` + usage,
+			"-H localhost/x/y":                              `invalid argument .*` + usage,
+			"-H localhost/nosuch 2>&1 | sed 1d >&2; exit 1": "connecting to localhost/nosuch: ssh: exit status 1",
+			"-H nosuch 2>&1 | sed 1d >&2; exit 1":           "connecting to nosuch: ssh: exit status 255",
+		} {
+			m.refuses(t, want, command)
+		}
+		if left := m.Must("bash", "-c", "pgrep -f [s]ystemd-stdio-bridge || :"); left != "" {
+			t.Errorf("left: %s", left)
+		}
+	})
+}

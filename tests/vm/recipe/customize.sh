@@ -30,6 +30,12 @@ do
 done
 ln -sf /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
 
+# What only the tests that want it start. Without polkit nobody but root may do what needs leave, and a shell has no agent to wait for.
+rm -f "$root"/etc/systemd/system/*.wants/ssh.service "$root"/etc/systemd/system/*.wants/ssh.socket "$root/etc/systemd/system/sshd.service" "$root"/etc/systemd/system/sockets.target.wants/polkit-agent-helper.socket
+mv "$root/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service" "$root/usr/share/polkit-1/"
+mkdir -p "$root/etc/systemd/system-generators"
+ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-ssh-generator"
+
 # Volatile: a journal file on overlayfs or in an image nobody reads again is only work.
 mkdir -p "$root/etc/systemd/journald.conf.d"
 cat > "$root/etc/systemd/journald.conf.d/lab.conf" <<-EOF
