@@ -54,3 +54,38 @@ func TestCommit(t *testing.T) {
 }
 
 const zeros64 = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// TestDiffBesidePodman makes the same changes in a machine and in a container of podman, and knows each line that differs.
+func TestDiffBesidePodman(t *testing.T) {
+	Suites(t, func(t *testing.T, m *Machine) {
+		m.signedImages()
+		m.Must("machinectl-lite", "pull-oci", "-q", redis)
+		m.Must("podman", "pull", "-q", redis)
+		m.WriteFile("/tmp/change", []byte(`set -e
+			mkdir -p /srv/new/a/b; echo x > /srv/new/a/b/file; echo x > "/srv/with space"; ln -s /etc/passwd /srv/link; mkfifo /srv/fifo; touch /srv/.wh.x; mkdir /srv/empty
+			echo gone > /srv/gone; rm /srv/gone; mkdir /srv/goner; echo x > /srv/goner/x; rm -rf /srv/goner
+			echo more >> /etc/passwd; chmod 600 /etc/shadow; chown 5 /etc/group; touch /etc/bash.bashrc /var/log/apt; chmod 711 /var/spool; ln /etc/shells /etc/hard
+			rm /usr/bin/tac; rm -rf /var/cache/apt
+			rm /etc/profile; echo again > /etc/profile; rm /etc/debian_version; ln -s issue /etc/debian_version
+			rm -rf /var/cache/debconf; echo file > /var/cache/debconf; mv /media /opt/media
+			# Directories where there were another and a file, and what the machine has anew at each start.
+			rm -rf /etc/skel; mkdir /etc/skel; echo again > /etc/skel/.profile
+			rm /etc/issue.net; mkdir /etc/issue.net
+			mkdir /run/own; echo x > /run/own/file; echo x > /dev/shm/x
+			echo changed
+		`), 0o755)
+		const options = " -u 0 -v /tmp/change:/mnt/change:ro --tmpfs /mnt/tmp --entrypoint sh " + redis + " -c '. /mnt/change; exec sleep inf' > /dev/null; "
+		// podman has /var after /var/cache, and all else in the order of paths.
+		const diffs = "podman diff peer | LC_ALL=C sort -k 2 > /tmp/theirs; machinectl-lite diff same > /tmp/ours; "
+		// podman takes a directory that is not the image's any more for a deleted one, even when no directory was there.
+		const differ = "< D /etc/issue.net\n> C /etc/issue.net\n< D /etc/skel\n> C /etc/skel\n> D /etc/skel/.bash_logout\n> D /etc/skel/.bashrc\n"
+		m.expect(t,
+			outcome{"podman run -d --name peer --network=none --cgroups=disabled" + options + "nspawnd-run -d --keep --name same" + options + "await sh -c 'podman logs peer | grep -q changed'; said same changed; " + diffs + "grep -c . /tmp/theirs; diff /tmp/theirs /tmp/ours | grep '^[<>]'", 0,
+				"40\n" + differ + "< A /run/own\n< A /run/own/file\n", ""},
+			// Stopped, they say the same.
+			outcome{"cp /tmp/theirs /tmp/their; cp /tmp/ours /tmp/our; podman stop -t 0 peer > /dev/null; machinectl-lite stop -t 0 same; systemctl reset-failed nspawnd-same; " + diffs + "diff /tmp/their /tmp/theirs && diff /tmp/our /tmp/ours", 0, "", ""},
+			outcome{"machinectl-lite diff --json=short same | jq -r '.[] | .change + \" \" + .path' | diff - /tmp/our; podman rm peer > /dev/null; machinectl-lite rm same", 0, "", ""},
+		)
+		m.nothingLeft(t)
+	})
+}
