@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -25,17 +26,25 @@ type Conn struct {
 }
 
 // Connect connects to the system bus. The bus, not the manager's private socket: only a bus client can hold a
-// reference to a unit (AddRef), and without that the exit status is gone with the unit.
-func Connect(ctx context.Context) (*Conn, error) {
-	bus, err := dbus.ConnectSystemBus(connOptions(ctx)...)
+// reference to a unit (AddRef), and without that the exit status is gone with the unit. With ask, polkit may ask somebody whether a call is allowed, by an agent that is there.
+func Connect(ctx context.Context, ask bool) (*Conn, error) {
+	bus, err := dbus.ConnectSystemBus(connOptions(ctx, ask)...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the system bus: %w", err)
 	}
 	return withManager(bus)
 }
 
-func connOptions(ctx context.Context) []dbus.ConnOption {
-	return []dbus.ConnOption{dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler())}
+func connOptions(ctx context.Context, ask bool) []dbus.ConnOption {
+	options := []dbus.ConnOption{dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler())}
+	if ask {
+		options = append(options, dbus.WithOutgoingInterceptor(func(message *dbus.Message) {
+			if message.Type == dbus.TypeMethodCall {
+				message.Flags |= dbus.FlagAllowInteractiveAuthorization
+			}
+		}))
+	}
+	return options
 }
 
 // withManager gives a connection for the manager on the same bus, too.
@@ -117,6 +126,19 @@ var ErrNameTaken = errors.New("name taken")
 func isError(err error, name string) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == name
+}
+
+// Denied says whether a call failed because who makes it may not.
+func Denied(err error) bool {
+	return isError(err, "org.freedesktop.DBus.Error.AccessDenied") || isError(err, "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired")
+}
+
+// rootAlone says in a few words that the bus itself lets only root call, as it does on 257 what came late to it.
+func rootAlone(err error) error {
+	if isError(err, "org.freedesktop.DBus.Error.AccessDenied") && strings.HasPrefix(err.Error(), "Rejected send message") {
+		return fmt.Errorf("the bus lets only root do that: %w", fs.ErrPermission)
+	}
+	return err
 }
 
 // busTrouble says whether a call failed because the bus, or the manager on it, was not there at the moment.

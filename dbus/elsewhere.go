@@ -35,7 +35,7 @@ func ConnectContainer(ctx context.Context, root *os.File, uid uint32) (*Conn, er
 	if err := socket.SetDeadline(time.Now().Add(callTimeout)); err != nil {
 		return nil, err
 	}
-	bus, err := dbus.DialUnix(socket, connOptions(ctx)...)
+	bus, err := dbus.DialUnix(socket, connOptions(ctx, false)...)
 	if err != nil {
 		socket.Close()
 		return nil, err
@@ -80,7 +80,7 @@ func greet(bus *dbus.Conn, auth dbus.Auth) error {
 
 // ConnectThrough connects to the system bus that a program has at its standard input and output, as systemd-stdio-bridge(1) does, which may be on another host. What
 // the program says on standard error passes on. Descriptors do not.
-func ConnectThrough(ctx context.Context, argv ...string) (*Conn, error) {
+func ConnectThrough(ctx context.Context, ask bool, argv ...string) (*Conn, error) {
 	bridge := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	bridge.Stderr = os.Stderr
 	in, err := bridge.StdinPipe()
@@ -100,7 +100,7 @@ func ConnectThrough(ctx context.Context, argv ...string) (*Conn, error) {
 		defer late.Stop()
 		return bridge.Wait()
 	})
-	bus, err := dbus.NewConn(stream{out, in, end}, connOptions(ctx)...)
+	bus, err := dbus.NewConn(stream{out, in, end}, connOptions(ctx, ask)...)
 	if err != nil {
 		end()
 		return nil, err

@@ -204,7 +204,7 @@ func (s *Service) reconnect(ctx context.Context) error {
 
 // overAgain follows and holds the service over a new connection.
 func (s *Service) overAgain(ctx context.Context) error {
-	c, err := Connect(ctx)
+	c, err := Connect(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -407,10 +407,14 @@ func (c *Conn) Kill(ctx context.Context, unit string, all bool, signal int32) er
 }
 
 // Freeze stops the processes of a unit for a while.
-func (c *Conn) Freeze(ctx context.Context, unit string) error { return c.systemd.FreezeUnit(ctx, unit) }
+func (c *Conn) Freeze(ctx context.Context, unit string) error {
+	return rootAlone(c.systemd.FreezeUnit(ctx, unit))
+}
 
 // Thaw lets them go on.
-func (c *Conn) Thaw(ctx context.Context, unit string) error { return c.systemd.ThawUnit(ctx, unit) }
+func (c *Conn) Thaw(ctx context.Context, unit string) error {
+	return rootAlone(c.systemd.ThawUnit(ctx, unit))
+}
 
 // Replace stops the units of a set that run, and waits until the manager has forgotten them, so that the set can be started.
 func (c *Conn) Replace(ctx context.Context, set units.Set) error {

@@ -4,7 +4,7 @@
 // their properties, addresses and operating system, signalling and ending them. It must not start units or know systemd1;
 // the caller hands in a connection of the system bus, so that one connection serves both.
 //
-// Every call waits for one reply, for no longer than its context and [callTimeout] allow. What comes back was written by
+// Every call waits for one reply, for no longer than its context and [Client.Timeout] allow. What comes back was written by
 // machines, so by strangers: names are as machined checked them, every other string is to be escaped before it is printed.
 package machined
 
@@ -18,7 +18,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// callTimeout bounds a call whose context does not; it is sd-bus's own default.
+// callTimeout bounds a call by default; it is sd-bus's own default.
 const callTimeout = 25 * time.Second
 
 const (
@@ -31,11 +31,12 @@ const (
 
 // Client talks to machine1 over a connection that it neither opens nor closes. It is safe for concurrent use.
 type Client struct {
-	conn *dbus.Conn
+	conn    *dbus.Conn
+	Timeout time.Duration // of a call
 }
 
 // New gives a client that uses conn, a connection of the system bus.
-func New(conn *dbus.Conn) *Client { return &Client{conn} }
+func New(conn *dbus.Conn) *Client { return &Client{conn, callTimeout} }
 
 // The reasons of machine1 by which a caller decides. errors.Is tells them; the error's text is what machined said.
 var (
@@ -129,7 +130,7 @@ func (c *Client) call(ctx context.Context, method string, args []any, reply ...a
 }
 
 func (c *Client) callObject(ctx context.Context, path dbus.ObjectPath, method string, args []any, reply ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	return reason(c.conn.Object(busName, path).CallWithContext(ctx, method, 0, args...).Store(reply...))
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,7 +25,11 @@ type host struct {
 }
 
 func newHost(conn *dbus.Conn, elsewhere bool) *host {
-	return &host{machined.New(conn.Bus), conn, elsewhere}
+	h := &host{machined.New(conn.Bus), conn, elsewhere}
+	if agentRuns {
+		h.machined.Timeout = typingTimeout
+	}
+	return h
 }
 
 func (h *host) close() { h.systemd.Close() }
@@ -34,13 +37,13 @@ func (h *host) close() { h.systemd.Close() }
 // connect connects to the bus that the options name.
 func connect(ctx context.Context) (*host, error) {
 	if options.host.name != "" {
-		conn, err := dbus.ConnectThrough(ctx, options.host.bridge()...)
+		conn, err := dbus.ConnectThrough(ctx, !options.noAsk, options.host.bridge()...)
 		if err != nil {
 			return nil, fmt.Errorf("connecting to %s: %w", options.host.String(), err)
 		}
 		return newHost(conn, true), nil
 	}
-	conn, err := dbus.Connect(ctx)
+	conn, err := dbus.Connect(ctx, !options.noAsk)
 	if err != nil {
 		return nil, err
 	}
@@ -132,9 +135,12 @@ func (f *flags) elsewhere() bool {
 	return f.host.name != "" || f.machine != "" && f.machine != machined.Host
 }
 
-// overBus are the verbs that need nothing but a bus. What others need of the store, of processes and of files is this host's.
-var overBus = []string{
-	"list", "status", "show", "wait", "start", "stop", "restart", "kill", "pause", "resume", "terminate", "shell", "login", "bind", "copy-to", "copy-from", "enable", "disable", "set-limit",
+// overBus are the verbs that need nothing but a bus, and whether polkit may ask for a password for them. What others need of the store, of processes and of files is this
+// host's, and root's.
+var overBus = map[string]bool{
+	"list": false, "status": false, "show": false, "wait": false,
+	"start": true, "stop": true, "restart": true, "kill": true, "pause": true, "resume": true, "terminate": true, "shell": true, "login": true,
+	"bind": true, "copy-to": true, "copy-from": true, "enable": true, "disable": true, "set-limit": true,
 }
 
 // hostPaths gives the arguments that are paths of the machine's host.
@@ -142,6 +148,11 @@ var hostPaths = map[string]func(args []string) []string{
 	"bind":      func(args []string) []string { return args[1:2] },
 	"copy-to":   func(args []string) []string { return args[1:2] },
 	"copy-from": func(args []string) []string { return args[len(args)-1:] },
+}
+
+func needsBusAlone(verb string) bool {
+	_, yes := overBus[verb]
+	return yes
 }
 
 // reaches refuses what can't be done over the bus of another host or container.
@@ -170,7 +181,7 @@ func (f *flags) reaches(cmd *cobra.Command, args []string) error {
 			container = "--machine=" + container + " "
 		}
 		return fmt.Errorf("%s needs a terminal, which does not pass by --host; there: %smachinectl %s%[1]s …", verb, there, container)
-	case !slices.Contains(overBus, verb):
+	case !needsBusAlone(verb):
 		if container != "" {
 			there += "machinectl shell " + container + " /usr/bin/env "
 		}

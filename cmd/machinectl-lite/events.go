@@ -71,7 +71,7 @@ hold, of several keys each. With --json each event is one object, on a line of i
 func followMachines(ctx context.Context, e *eventPrinter) error {
 	running := map[string]bool{}
 	for first := true; ; first = false {
-		conn, err := dbus.Connect(ctx)
+		conn, err := dbus.Connect(ctx, false)
 		if err == nil {
 			e.ask(ctx, newHost(conn, false))
 			if first {

@@ -21,7 +21,9 @@ import (
 	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/version"
+	"nspawnd/dbus"
 	"nspawnd/image"
+	"nspawnd/machined"
 )
 
 // options are the flags that verbs share.
@@ -39,6 +41,7 @@ type flags struct {
 	jsonAuto     bool
 	machine      string
 	host         remote
+	noAsk        bool
 }
 
 // jsonLayout names the JSON that tables are printed as (jsonLayouts), "" for none. As in machinectl, --output=json asks for it
@@ -68,7 +71,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	// A second signal ends us at once, but not the one that nspawnd-run passes on when Ctrl-C has reached us both.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
-	os.Exit(exitStatus(newRootCommand().ExecuteContext(ctx)))
+	err := newRootCommand().ExecuteContext(ctx)
+	stopAgent()
+	os.Exit(exitStatus(err))
 }
 
 // exitStatus reports an error, one line for each thing that went wrong.
@@ -90,8 +95,8 @@ func exitStatus(err error) int {
 		failed = failures{err}
 	}
 	for _, err := range failed {
-		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("%w; try: sudo machinectl-lite …", err)
+		if os.Geteuid() != 0 && options.host.name == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, machined.ErrAccessDenied) || dbus.Denied(err)) {
+			err = fmt.Errorf("%s; try: sudo machinectl-lite …", strings.TrimSuffix(err.Error(), "."))
 		}
 		fmt.Fprintf(os.Stderr, "%s: %s\n", program, printableLines(err.Error()))
 	}
@@ -128,6 +133,9 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		if err := options.reaches(cmd, args); err != nil {
 			return err
 		}
+		if overBus[cmd.Name()] && !options.elsewhere() && !options.noAsk {
+			startAgent()
+		}
 		if options.output == wide && cmd != root && cmd.Name() != "list" {
 			return fmt.Errorf("%s: --output=%s is for list", cmd.Name(), wide)
 		}
@@ -139,6 +147,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent.StringVarP(&options.machine, "machine", "M", "", "Ask the systemd in this `container`, not this host's")
 	persistent.VarP(&options.host, "host", "H", "Ask the systemd of another `host`, or in a container there, by ssh: [USER@]HOST[:PORT][/CONTAINER]")
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
+	persistent.BoolVar(&options.noAsk, "no-ask-password", false, "Do not ask for the password of who may do it")
 	persistent.BoolVar(&options.noLegend, "no-legend", false, "Do not show the headers and footers")
 	persistent.BoolVarP(&options.all, "all", "a", false, "Show hidden machines and images, and long or unprintable log fields too")
 	persistent.BoolVarP(&options.full, "full", "l", false, "Do not ellipsize output")

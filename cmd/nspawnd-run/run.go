@@ -26,7 +26,7 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	if o.unit.inPlace {
 		return 0, runInPlace(ctx, o, m, over)
 	}
-	bus, err := dbus.Connect(ctx)
+	bus, err := dbus.Connect(ctx, false)
 	if err != nil {
 		return 0, fmt.Errorf("%w; nspawnd needs systemd as PID 1", err)
 	}
