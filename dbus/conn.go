@@ -19,7 +19,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Conn is a connection to a system bus: this host's, a container's, another host's.
+// Conn is a connection to a bus with a manager on it: this host's, a container's, another host's, a user's.
 type Conn struct {
 	Bus     *dbus.Conn // for other services on the same bus
 	systemd *systemd.Conn
@@ -31,6 +31,22 @@ func Connect(ctx context.Context, ask bool) (*Conn, error) {
 	bus, err := dbus.ConnectSystemBus(connOptions(ctx, ask)...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the system bus: %w", err)
+	}
+	return withManager(bus)
+}
+
+// ConnectUser connects to the bus of who calls, on which that user's own manager is.
+func ConnectUser(ctx context.Context) (*Conn, error) {
+	address := os.Getenv("DBUS_SESSION_BUS_ADDRESS")
+	if runtime := os.Getenv("XDG_RUNTIME_DIR"); address == "" && runtime != "" {
+		address = "unix:path=" + dbus.EscapeBusAddressValue(runtime+"/bus")
+	}
+	if address == "" {
+		return nil, errors.New("connecting to the user's bus: neither $DBUS_SESSION_BUS_ADDRESS nor $XDG_RUNTIME_DIR says where it is: it is there for who has logged in")
+	}
+	bus, err := dbus.Connect(address, connOptions(ctx, false)...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the user's bus: %w", err)
 	}
 	return withManager(bus)
 }

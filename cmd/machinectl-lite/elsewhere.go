@@ -36,6 +36,9 @@ func (h *host) close() { h.systemd.Close() }
 
 // connect connects to the bus that the options name.
 func connect(ctx context.Context) (*host, error) {
+	if options.user {
+		return connectUser(ctx)
+	}
 	if options.host.name != "" {
 		conn, err := dbus.ConnectThrough(ctx, !options.noAsk, options.host.bridge()...)
 		if err != nil {
@@ -56,6 +59,24 @@ func connect(ctx context.Context) (*host, error) {
 		return nil, fmt.Errorf("container %s: %w", options.machine, err)
 	}
 	return newHost(conn, true), nil
+}
+
+// connectUser connects to the calling user's bus.
+func connectUser(ctx context.Context) (*host, error) {
+	conn, err := dbus.ConnectUser(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const first = 259
+	version, err := conn.Version(ctx)
+	if err == nil && version < first {
+		err = fmt.Errorf("--user: users have machines of their own from systemd %d on, this is %d", first, version)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return newHost(conn, false), nil
 }
 
 // enter connects to the system bus of a container.
@@ -130,6 +151,9 @@ func (r *remote) bridge() []string {
 	return argv
 }
 
+// own says whether the bus is this host's system bus.
+func (f *flags) own() bool { return !f.user && !f.elsewhere() }
+
 // elsewhere says whether the options name another bus than this host's own.
 func (f *flags) elsewhere() bool {
 	return f.host.name != "" || f.machine != "" && f.machine != machined.Host
@@ -163,7 +187,16 @@ func (f *flags) reaches(cmd *cobra.Command, args []string) error {
 	if f.host.name != "" && f.machine != "" {
 		return fmt.Errorf("--host and --machine name one place each; for a container of another host: --host=%s/%s", f.host.name, f.machine)
 	}
-	if !f.elsewhere() || !cmd.HasParent() {
+	switch {
+	case f.user && f.system:
+		return errors.New("--user and --system exclude each other")
+	case f.user && f.elsewhere():
+		return errors.New("--user is for the bus of who calls, not with --host or --machine")
+	case f.own() || !cmd.HasParent():
+		return nil
+	case f.user && !needsBusAlone(cmd.Name()):
+		return fmt.Errorf("%s is for what is the system's, not with --user", cmd.Name())
+	case f.user:
 		return nil
 	}
 	option, there := "--machine", ""

@@ -32,7 +32,7 @@ systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn 
 		Args:              machineNames,
 		ValidArgsFunction: completeKept,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			if options.elsewhere() || by == vmspawn { // kept machines are this host's, and no virtual machines
+			if !options.own() || by == vmspawn { // kept machines are this host's system's, and no virtual machines
 				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), by, name, false) })
 			}
 			store, err := image.Open(storeRoot)
@@ -73,7 +73,7 @@ func (h *host) startImage(ctx context.Context, by runner, name string, orKept bo
 	err := h.machined.FindImage(ctx, name)
 	switch {
 	case errors.Is(err, machined.ErrNoSuchImage) && !orKept:
-		return fmt.Errorf("there is no image %s in /var/lib/machines", name)
+		return fmt.Errorf("there is no image %s", name)
 	case errors.Is(err, machined.ErrNoSuchImage):
 		return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
 	case err == nil:

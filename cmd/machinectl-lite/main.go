@@ -42,6 +42,7 @@ type flags struct {
 	machine      string
 	host         remote
 	noAsk        bool
+	user, system bool
 }
 
 // jsonLayout names the JSON that tables are printed as (jsonLayouts), "" for none. As in machinectl, --output=json asks for it
@@ -133,7 +134,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		if err := options.reaches(cmd, args); err != nil {
 			return err
 		}
-		if overBus[cmd.Name()] && !options.elsewhere() && !options.noAsk {
+		if overBus[cmd.Name()] && options.own() && !options.noAsk {
 			startAgent()
 		}
 		if options.output == wide && cmd != root && cmd.Name() != "list" {
@@ -146,6 +147,8 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent := root.PersistentFlags()
 	persistent.StringVarP(&options.machine, "machine", "M", "", "Ask the systemd in this `container`, not this host's")
 	persistent.VarP(&options.host, "host", "H", "Ask the systemd of another `host`, or in a container there, by ssh: [USER@]HOST[:PORT][/CONTAINER]")
+	persistent.BoolVar(&options.user, "user", false, "Ask the calling user's own systemd (259)")
+	persistent.BoolVar(&options.system, "system", false, "Ask the system's, which is the default")
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
 	persistent.BoolVar(&options.noAsk, "no-ask-password", false, "Do not ask for the password of who may do it")
 	persistent.BoolVar(&options.noLegend, "no-legend", false, "Do not show the headers and footers")

@@ -49,7 +49,7 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
-			if store, openErr := image.Open(storeRoot); !host.elsewhere && openErr == nil && image.IsKept(store.KeptDir(name)) {
+			if store, openErr := image.Open(storeRoot); options.own() && openErr == nil && image.IsKept(store.KeptDir(name)) {
 				return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
 			}
 			return fmt.Errorf("could not get path to machine: %w", err)
@@ -303,13 +303,21 @@ func age(d time.Duration) string {
 	return "now"
 }
 
+// unitOption is journalctl's for units of the manager that is asked.
+func unitOption() string {
+	if options.user {
+		return "--user-unit="
+	}
+	return "--unit="
+}
+
 // showJournal prints the last lines of a unit's log, after an empty line if there are any.
 func showJournal(ctx context.Context, out *output, unit string, since time.Time) error {
 	if unit == "" || options.lines == 0 {
 		return nil
 	}
 	argv := []string{
-		"--quiet", "--no-pager", "--boot", "--unit=" + unit, fmt.Sprintf("--lines=%d", options.lines), "--output=" + string(options.output),
+		"--quiet", "--no-pager", "--boot", unitOption() + unit, fmt.Sprintf("--lines=%d", options.lines), "--output=" + string(options.output),
 		fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000),
 	}
 	if options.all {

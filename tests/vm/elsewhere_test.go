@@ -76,11 +76,11 @@ func TestMachineOption(t *testing.T) {
 			"-M appc":                                 "container appc: its system bus: no such file or directory; a whole system with a bus has to run in it",
 			"-M nosuch":                               "container nosuch: No machine 'nosuch' known",
 			"-M '' list":                              "--machine: a machine's name is never empty",
-			"-M bootc exec web true":                  "exec works on this host alone, not by --machine; .*: machinectl-lite shell bootc /usr/bin/env machinectl-lite exec …",
-			"-M bootc list-images":                    "list-images works on this host alone, .*",
+			"-M bootc exec web true":                  "exec works on its own host alone, not by --machine; .*: machinectl shell bootc /usr/bin/env machinectl-lite exec …",
+			"-M bootc list-images":                    "list-images works on its own host alone, .*",
 			"-M bootc bind inner x /x":                `bind: with --machine, "x" would be a path there and has to be absolute`,
 			"-M bootc copy-from inner /x x":           `copy-from: with --machine, "x" would be a path there and has to be absolute`,
-			"-M bootc start nosuch":                   "there is no image nosuch in /var/lib/machines",
+			"-M bootc start nosuch":                   "there is no image nosuch",
 			"-M bootc wait --condition=healthy .host": "could not wait for machine: how healthy it is says a file of its own host",
 		} {
 			m.refuses(t, want, command)
