@@ -114,6 +114,13 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, err error) {
 	return u, nil
 }
 
+// ExecRelay gives the unit that writes to the journal what a command says whose terminal was left.
+func ExecRelay(machine string, command Unit) Unit {
+	u := Machine{Name: machine, Streams: Streams{Terminal: true}}.RelayUnit(command)
+	u.Name = strings.TrimSuffix(command.Name, ".service") + "-log.service"
+	return u
+}
+
 // finalSignal is what has the launcher kill the command at once.
 const finalSignal = 64
 

@@ -25,6 +25,7 @@ import (
 	"nspawnd/cmd/internal/launcher"
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/cmd/internal/tty"
+	"nspawnd/cmd/internal/variables"
 	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/machined"
@@ -57,7 +58,9 @@ type execFlags struct {
 	interactive, tty, detach, privileged bool
 	asked                                bool // --tty was given
 	user, workdir                        string
-	env                                  []string
+	env, envFiles                        []string
+	keys                                 string
+	leave                                []byte // the keys that do
 }
 
 func execCommand() *cobra.Command {
@@ -69,7 +72,7 @@ func execCommand() *cobra.Command {
 environment, working directory, capabilities and filter of system calls. The command is looked up in the machine's PATH.
 
 Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. Secrets that the machine has
-as variables are not the command's. Machines under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
+as variables are not the command's. A command whose terminal was left runs on, and what it says goes to the journal, as the machine's. Machines under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
 
 Exit status: that of the command, or 128+n when signal n ended it; 125 when it was not run, 126 when it can't be executed, 127 when it was not found.`,
 		Example: `  machinectl-lite exec web nginx -s reload
@@ -97,6 +100,10 @@ Exit status: that of the command, or 128+n when signal n ended it; 125 when it w
 			if f.asked = cmd.Flags().Changed("tty"); !f.asked {
 				f.tty = !f.detach && term.IsTerminal(0) && term.IsTerminal(1)
 			}
+			var err error
+			if f.leave, err = tty.ParseKeys(f.keys); err != nil {
+				return &statusError{statusOwnError, fmt.Errorf("--detach-keys: %w", err)}
+			}
 			// Signals are the command's.
 			status, err := f.run(context.WithoutCancel(cmd.Context()), args[0], args[1:])
 			if err != nil {
@@ -116,6 +123,8 @@ Exit status: that of the command, or 128+n when signal n ended it; 125 when it w
 	flags.StringVarP(&f.user, "user", "u", "", "Run it as `USER[:GROUP]`, by name in the machine or by number")
 	flags.StringVarP(&f.workdir, "workdir", "w", "", "Start it in `directory`")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "Set `NAME=VALUE` in its environment, or pass NAME or NAME* on from this one")
+	flags.StringArrayVar(&f.envFiles, "env-file", nil, "The same for each line of `file`")
+	flags.StringVar(&f.keys, "detach-keys", "ctrl-p,ctrl-q", "`Keys` that leave it running and return, in a terminal of the machine's; \"\": none")
 	flags.BoolVar(&f.privileged, "privileged", false, "Give it all capabilities, no filter of system calls, and new privileges; the machine's namespaces, control group and devices stay")
 	return cmd
 }
@@ -198,11 +207,11 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 	if err != nil {
 		return 0, err
 	}
-	return f.start(ctx, host, unit, uid, root, signals)
+	return f.start(ctx, host, name, unit, uid, root, signals)
 }
 
 // start starts the service and, unless it is detached, connects it with our streams and waits for it.
-func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid uint32, root *os.File, signals chan os.Signal) (status int, err error) {
+func (f *execFlags) start(ctx context.Context, host *host, name string, unit units.Unit, uid uint32, root *os.File, signals chan os.Signal) (status int, err error) {
 	fds := dbus.Descriptors{}
 	var terminal *tty.Terminal
 	if f.tty {
@@ -210,6 +219,7 @@ func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid 
 			return 0, err
 		}
 		defer terminal.Release()
+		terminal.Keys = &tty.Keys{Sequence: f.leave}
 	}
 	for i, file := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
 		if terminal != nil && (f.asked || term.IsTerminal(i)) { // 2> errors
@@ -228,15 +238,26 @@ func (f *execFlags) start(ctx context.Context, host *host, unit units.Unit, uid 
 		return 0, nil
 	}
 	go passOn(ctx, service, signals, terminal != nil)
+	waiting, stopWaiting := context.WithCancelCause(ctx)
+	defer stopWaiting(nil)
 	var output sync.WaitGroup
 	if terminal != nil {
 		terminal.Machine.Close()
-		if err := terminal.Attach(&output, nil); err != nil {
+		if err := terminal.Attach(&output, func() { stopWaiting(errLeft) }); err != nil {
 			_ = host.systemd.Stop(ctx, unit.Name)
 			return 0, err
 		}
 	}
-	if status, err = service.Wait(ctx); err != nil {
+	status, err = service.Wait(waiting)
+	if errors.Is(err, errLeft) {
+		relay, fds := units.Set{Main: units.ExecRelay(name, unit)}, dbus.Descriptors{}
+		fds.Set(relay.Main.Name, units.TerminalRelayInput, terminal.Controller)
+		if _, err := host.systemd.Start(ctx, relay, fds, false); err != nil {
+			return 0, fmt.Errorf("leaving the command's terminal: %w", err)
+		}
+		return 0, nil
+	}
+	if err != nil {
 		return 0, err
 	}
 	tty.Await(&output, outputLimit)
@@ -268,12 +289,9 @@ func shellOf(root *os.File, account units.Account) string {
 }
 
 func (f *execFlags) environment(e *units.Exec) error {
-	for _, assignment := range f.env {
-		assignments, err := units.ParseEnv(assignment, os.Environ())
-		if err != nil {
-			return fmt.Errorf("--env: %w", err)
-		}
-		e.Env = append(e.Env, assignments...)
+	var err error
+	if e.Env, err = variables.Read(f.envFiles, f.env); err != nil {
+		return err
 	}
 	isTerm := func(a string) bool { return strings.HasPrefix(a, "TERM=") }
 	if name := os.Getenv("TERM"); f.tty && !slices.ContainsFunc(e.Env, isTerm) {

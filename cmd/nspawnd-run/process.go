@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"nspawnd/cmd/internal/variables"
 	"nspawnd/image"
 	"nspawnd/units"
 
@@ -113,25 +114,9 @@ func (g *processFlags) environment(o *units.Options) error {
 			o.HostEnv = append(o.HostEnv, e)
 		}
 	}
-	for _, file := range g.envFiles {
-		data, err := os.ReadFile(file)
-		if err == nil {
-			var assignments []string
-			assignments, err = units.ParseEnvFile(string(data), os.Environ())
-			o.Env = append(o.Env, assignments...)
-		}
-		if err != nil {
-			return fmt.Errorf("--env-file %s: %w", file, err)
-		}
-	}
-	for _, e := range g.env {
-		assignments, err := units.ParseEnv(e, os.Environ())
-		if err != nil {
-			return fmt.Errorf("--env: %w", err)
-		}
-		o.Env = append(o.Env, assignments...)
-	}
-	return nil
+	var err error
+	o.Env, err = variables.Read(g.envFiles, g.env)
+	return err
 }
 
 // signals collects what arrives from here on. Nothing that can be caught ends the client while there is something to hand over.

@@ -30,12 +30,14 @@ func execAsPodman(t *testing.T, m *Machine) {
 	m.Must("podman", "pull", "--quiet", redis)
 	defer m.Script("podman rm -f -t 0 same; systemctl stop nspawnd-same")
 	status := `sh -c "id; pwd; echo $HOME $FROM; grep -E '^(Cap(Bnd|Eff|Amb)|NoNewPrivs):' /proc/self/status"`
+	m.WriteFile("/tmp/variables", []byte("# a comment\n  FROM=file\nQUOTED=\"a b\"\nNOVALUE\nHOM*\n"), 0o644)
 	for _, machine := range []string{"", "-u 0 --cap-add net_raw", "-u 33:33 -w /opt -e FROM=run", "-u 4321 --cap-add net_raw"} {
 		start := " -d --name same --security-opt=no-new-privileges=false " + machine + " --entrypoint sh " + redis + " -c 'trap exit TERM; while :; do sleep 0.1; done'"
 		m.Must("bash", "-c", "nspawnd-run"+start+"; podman run --network=host --cgroups=disabled --pids-limit=0"+start)
 		for _, command := range []string{
 			"same " + status, "-u 0 same " + status, "-u redis same " + status, "-u redis:0 same " + status, "-u 77 same " + status, "-w /tmp -e FROM=exec same " + status,
-			"same sh -c 'exit 9'", "same nosuch", "same /etc/passwd", "same sh -c 'kill -9 $$'", "-w /nosuch same true", "-u nosuch same true", "nosuchmachine true",
+			"same sh -c 'exit 9'", "same nosuch", "same /etc/passwd", "same sh -c 'kill -9 $$'", "-w /nosuch same true", "--env-file /tmp/variables same sh -c 'echo $FROM $QUOTED $NOVALUE $HOME'",
+			"--env-file /tmp/variables -e FROM=both same sh -c 'echo $FROM $QUOTED'", "--env-file /nosuch same true", "-u nosuch same true", "nosuchmachine true",
 		} {
 			ours, theirs := m.Run("bash", "-c", "machinectl-lite exec "+command), m.Run("bash", "-c", "podman exec "+command)
 			if strings.Contains(command, "-u nosuch") {
@@ -93,7 +95,22 @@ func execTerminal(t *testing.T, m *Machine) {
 	s.saw(`> $`)
 	s.say("kill %1; exit 7\r")
 	s.ends(7)
+	// It is left as podman's; what it says then is in the journal, and its end ends the unit that writes that.
+	for _, keys := range []struct{ option, typed, word string }{{"", "\x10\x11", "two"}, {"--detach-keys=ctrl-a,x", "\x01x", "three"}} {
+		s = m.session(t, "machinectl-lite exec "+keys.option+" tty sh -c 'read x; echo got $x; read y; sleep 2; echo unseen-$y'")
+		s.say("one\r")
+		s.saw(`got one\r\n`)
+		s.say(keys.word + "\r" + keys.typed)
+		s.ends(0)
+		m.expect(t, outcome{"await sh -c 'machinectl-lite logs -o cat tty | grep -q ^unseen-" + keys.word + "'; await sh -c '! systemctl list-units --no-legend \"nspawnd-tty-exec*\" | grep .'; systemctl --failed --no-legend", 0, "", ""})
+	}
+	s = m.session(t, "machinectl-lite exec --detach-keys= tty sh -c 'stty raw -echo; dd bs=1 count=2 status=none | od -An -tx1'")
+	time.Sleep(time.Second)
+	s.say("\x10\x11")
+	s.saw(`10 11`)
+	s.ends(0)
 	m.expect(t,
+		outcome{"machinectl-lite exec --detach-keys=nosuch tty true", 125, "", "/^machinectl-lite: --detach-keys: .*\n$/"},
 		outcome{"machinectl-lite exec tty tty | cat", 0, "not a tty\n", ""},
 		outcome{"machinectl-lite exec -t tty sh -c 'tty; stty size' < /dev/null", 0, "/^/dev/pts/[0-9]\r\n24 80\r\n$/", ""},
 		outcome{"machinectl-lite exec -d -t tty true", 125, "", "machinectl-lite: exec: --detach leaves nobody for --interactive or --tty\n"},
