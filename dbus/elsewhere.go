@@ -61,6 +61,9 @@ func dialAs(uid uint32, path string) (socket *net.UnixConn, err error) {
 			return
 		}
 		socket, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		if failed := new(net.OpError); errors.As(err, &failed) { // without a path that nobody knows
+			err = failed.Err
+		}
 	}()
 	<-done
 	return socket, err

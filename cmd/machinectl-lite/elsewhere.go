@@ -184,6 +184,9 @@ func (f *flags) reaches(cmd *cobra.Command, args []string) error {
 	if cmd.Flags().Changed("machine") && f.machine == "" {
 		return errors.New("--machine: a machine's name is never empty")
 	}
+	if user, container, named := strings.Cut(f.machine, "@"); named {
+		return fmt.Errorf("--machine: a container's bus is asked as its root, by --machine=%s alone; as another user: machinectl-lite shell %s@%[1]s", container, user)
+	}
 	if f.host.name != "" && f.machine != "" {
 		return fmt.Errorf("--host and --machine name one place each; for a container of another host: --host=%s/%s", f.host.name, f.machine)
 	}

@@ -75,6 +75,7 @@ func TestMachineOption(t *testing.T) {
 		for command, want := range map[string]string{
 			"-M appc":                                 "container appc: its system bus: no such file or directory; a whole system with a bus has to run in it",
 			"-M nosuch":                               "container nosuch: No machine 'nosuch' known",
+			"-M alice@bootc":                          "--machine: a container's bus is asked as its root, by --machine=bootc alone; as another user: machinectl-lite shell alice@bootc",
 			"-M '' list":                              "--machine: a machine's name is never empty",
 			"-M bootc exec web true":                  "exec works on its own host alone, not by --machine; .*: machinectl shell bootc /usr/bin/env machinectl-lite exec …",
 			"-M bootc list-images":                    "list-images works on its own host alone, .*",
@@ -90,9 +91,22 @@ func TestMachineOption(t *testing.T) {
 		t.Run("a path out of the container", func(t *testing.T) {
 			// The link leads to the host's bus where it is followed on the host, to nothing inside.
 			pid := strings.TrimSpace(m.Must("machinectl", "show", "-P", "Leader", "appc"))
-			m.Must("nsenter", "--target", pid, "--mount", "sh", "-c", "mkdir -p /run/dbus && ln -s /run/host/../host-bus /run/dbus/system_bus_socket")
+			m.Must("nsenter", "--target", pid, "--mount", "sh", "-c", "mkdir -p /run/dbus && ln -s /run/host-bus /run/dbus/system_bus_socket")
 			m.Must("sh", "-c", "ln -s dbus/system_bus_socket /run/host-bus")
+			m.Must("test", "-S", "/proc/"+pid+"/root/run/dbus/system_bus_socket")
 			m.refuses(t, "container appc: its system bus: no such file or directory; .*", "-M appc")
+		})
+		t.Run("no bus", func(t *testing.T) {
+			pid := strings.TrimSpace(m.Must("machinectl", "show", "-P", "Leader", "appc"))
+			in := func(script string) {
+				m.Must("nsenter", "--target", pid, "--mount", "sh", "-c", "rm -rf /run/dbus; mkdir /run/dbus; "+script)
+			}
+			in("touch /run/dbus/system_bus_socket")
+			m.refuses(t, "container appc: its system bus: connect: connection refused", "-M appc")
+			// It says what no bus says.
+			in("systemd-socket-activate --listen=/run/dbus/system_bus_socket --accept --inetd /bin/echo nonsense >/dev/null 2>&1 & sleep 1")
+			m.refuses(t, "container appc: its system bus: dbus: authentication protocol error", "-M appc")
+			m.Must("systemctl", "stop", "appc")
 		})
 	})
 }
