@@ -43,7 +43,7 @@ func (c *Conn) Machines(ctx context.Context) ([]string, error) {
 type Unit struct {
 	Name         string
 	ActiveState  string
-	Frozen       bool
+	Frozen       bool // or about to be
 	Description  string
 	ControlGroup string
 	MainPID      uint32
@@ -61,7 +61,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	}
 	u.ActiveState, _ = values["ActiveState"].(string)
 	freezer, _ := values["FreezerState"].(string)
-	u.Frozen = strings.HasPrefix(freezer, "frozen")
+	u.Frozen = strings.HasPrefix(freezer, "frozen") || strings.HasPrefix(freezer, "freezing") // also by a parent
 	u.Description, _ = values["Description"].(string)
 	u.ControlGroup, _ = values["ControlGroup"].(string)
 	u.MainPID, _ = values["MainPID"].(uint32)
@@ -196,7 +196,6 @@ type Running struct {
 	Slice      string
 	Account    units.Account // root's without User=
 	Files      []string      // its unit file and what is laid over that
-	Frozen     bool
 }
 
 // Running asks for a service that runs.
@@ -231,8 +230,6 @@ func (c *Conn) Running(ctx context.Context, u Unit) (Running, error) {
 	fragment, _ := values["FragmentPath"].(string)
 	dropIns, _ := values["DropInPaths"].([]string)
 	r.Files = append([]string{fragment}, dropIns...)
-	freezer, _ := values["FreezerState"].(string)
-	r.Frozen = freezer != "running" && freezer != ""
 	return r, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,8 @@ repaired. Machines that run go on with what they have.
 
 nspawnd-run has the first part done when a rule or a key has changed since the last time, and starts nothing that is refused.
 
-Exit status: 0 if all is well, 1 otherwise, with one line for each fault on standard error.`,
+Exit status: 0 if all is well, 1 otherwise, with one line for each fault on standard error. That the result could not be noted, as in a store that is read-only, is said there too but is
+no fault.`,
 		Example: `  machinectl-lite verify-image registry.example/team/web
   machinectl-lite verify-image --json=pretty web db
   machinectl-lite verify-image --repair web`,
@@ -86,8 +88,15 @@ func verifyImage(ctx context.Context, store *image.Store, img *image.Image, poli
 	trust, err := fetch.Recheck(ctx, store, img, fetch.Options{})
 	if err != nil {
 		faults = append(faults, withAdvice(err))
-	} else if err := setTrust(ctx, store, img, trust); err != nil {
-		faults = append(faults, err)
+	} else {
+		if err := setTrust(ctx, store, img, trust); err != nil {
+			err = fmt.Errorf("image %s: the rules accept it, but that could not be noted: %w", img.Reference, err)
+			if policyOnly { // to note it is what was asked for
+				return failures{err}
+			}
+			fmt.Fprintf(os.Stderr, "%s: %s\n", program, printableLines(err.Error()))
+		}
+		img.Trust = trust
 	}
 	if policyOnly {
 		return faults
@@ -108,9 +117,5 @@ func setTrust(ctx context.Context, store *image.Store, img *image.Image, trust i
 		return err
 	}
 	defer writer.Close()
-	if err := writer.SetTrust(ctx, img, trust); err != nil {
-		return err
-	}
-	img.Trust = trust
-	return nil
+	return writer.SetTrust(ctx, img, trust)
 }
