@@ -7,7 +7,7 @@ export CGO_ENABLED := 0
 GOFLAGS_BUILD := -trimpath -tags containers_image_openpgp -ldflags '-s -w'
 GOFLAGS_TEST := -tags containers_image_openpgp
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FOLDERS := cgroup cmd dbus dist image machined network tests units
+FOLDERS := cgroup cmd dbus dist image importd machined network tests units
 COMMANDS := nspawnd-run machinectl-lite nspawnd-launcher
 .DEFAULT_GOAL := build
 

@@ -165,7 +165,11 @@ var overBus = map[string]bool{
 	"list": false, "status": false, "show": false, "wait": false,
 	"start": true, "stop": true, "restart": true, "kill": true, "pause": true, "resume": true, "terminate": true, "shell": true, "login": true,
 	"bind": true, "copy-to": true, "copy-from": true, "enable": true, "disable": true, "set-limit": true,
+	"pull-tar": true, "pull-raw": true, "list-transfers": false, "cancel-transfer": true,
 }
+
+// passFiles are the verbs that hand files of this host over on its bus, which no other takes; polkit may ask for a password for them.
+var passFiles = map[string]bool{"import-tar": true, "import-raw": true, "import-fs": true, "export-tar": true, "export-raw": true}
 
 // hostPaths gives the arguments that are paths of the machine's host.
 var hostPaths = map[string]func(args []string) []string{

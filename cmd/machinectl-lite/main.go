@@ -134,7 +134,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		if err := options.reaches(cmd, args); err != nil {
 			return err
 		}
-		if overBus[cmd.Name()] && options.own() && !options.noAsk {
+		if (overBus[cmd.Name()] || passFiles[cmd.Name()]) && options.own() && !options.noAsk {
 			startAgent()
 		}
 		if options.output == wide && cmd != root && cmd.Name() != "list" {
@@ -178,6 +178,9 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 			verifyImageCommand(), trustCommand(),
 		}},
 		{"Verbs for images of systemd-nspawn:", []*cobra.Command{enableCommand(), disableCommand(), editCommand(), catCommand(), setLimitCommand()}},
+		{"Verbs for transfers of such images by systemd-importd:", []*cobra.Command{
+			pullTarCommand(), pullRawCommand(), importTarCommand(), importRawCommand(), importFSCommand(), exportTarCommand(), exportRawCommand(), listTransfersCommand(), cancelTransferCommand(),
+		}},
 		{"Volume verbs:", []*cobra.Command{listVolumesCommand(), volumeStatusCommand(), createVolumeCommand(), removeVolumeCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})

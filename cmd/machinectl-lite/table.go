@@ -16,10 +16,12 @@ import (
 
 // table is what a list verb prints. The header's words in lower case are the keys of its JSON form.
 type table struct {
-	header []string
-	rows   [][]string // an empty cell shows as "-" and is null in JSON; a cell may have several lines
-	lines  int        // lines of a cell that are shown, 0 for all
-	footer string     // instead of one that counts
+	header  []string
+	rows    [][]string // an empty cell shows as "-" and is null in JSON; a cell may have several lines
+	lines   int        // lines of a cell that are shown, 0 for all
+	footer  string     // instead of one that counts
+	numbers int        // of how many columns at the left are numbers or percentages: flush right, and numbers in JSON
+	texts   int        // of how many columns at the right an empty cell is an empty text
 }
 
 // show prints the table the way the options say, with a footer that counts what it lists unless it has another.
@@ -54,6 +56,10 @@ func (t table) print(out *output, header, full bool) error {
 	for i, row := range rows {
 		cells[i] = make([][]string, len(row))
 		for j, value := range row {
+			if value == "" && t.isText(j) {
+				cells[i][j] = []string{""}
+				continue
+			}
 			cells[i][j] = t.cell(value, out.ellipsis())
 			for _, line := range cells[i][j] {
 				wanted[j] = max(wanted[j], widths.StringWidth(line))
@@ -80,13 +86,18 @@ func (t table) print(out *output, header, full bool) error {
 				}
 				more = more || n+1 < len(lines)
 				cellColor := color
-				if rows[i][j] == "" {
+				if rows[i][j] == "" && !t.isText(j) {
 					cellColor = grey
 				}
 				if j > 0 {
 					b.WriteString(out.paint(color, " "))
 				}
-				line = widths.FillRight(out.ellipsize(line, width[j]), width[j])
+				line = out.ellipsize(line, width[j])
+				if j < t.numbers {
+					line = widths.FillLeft(line, width[j])
+				} else {
+					line = widths.FillRight(line, width[j])
+				}
 				if j == len(row)-1 && (cellColor == "" || !out.color) {
 					line = strings.TrimRight(line, " ")
 				}
@@ -98,6 +109,9 @@ func (t table) print(out *output, header, full bool) error {
 	_, err := io.WriteString(out, b.String())
 	return err
 }
+
+// isText says whether an empty cell of a column is an empty text.
+func (t table) isText(column int) bool { return column >= len(t.header)-t.texts }
 
 // cell gives the lines of a cell that are shown.
 func (t table) cell(value, ellipsis string) []string {
@@ -160,9 +174,12 @@ func (t table) printJSON(out *output, layout string) error {
 		fields := make([]string, len(row))
 		for j, value := range row {
 			fields[j] = l.field + text(strings.ToLower(t.header[j])) + l.colon
-			if value == "" {
+			switch {
+			case value == "" && !t.isText(j):
 				fields[j] += out.paint(bright, "null")
-			} else {
+			case j < t.numbers:
+				fields[j] += out.paint(blue, strings.TrimSuffix(value, "%"))
+			default:
 				fields[j] += text(value)
 			}
 		}

@@ -27,6 +27,9 @@ const (
 	underline = "\x1b[4m"
 	grey      = "\x1b[0;38:5:245m"
 	green     = "\x1b[0;32m"
+	blue      = "\x1b[0;1;34m"
+	red       = "\x1b[0;1;31m"
+	yellow    = "\x1b[0;1;38:5:185m"
 	bright    = "\x1b[0;1;39m"
 	normal    = "\x1b[0m"
 )

@@ -1,6 +1,7 @@
 // Command webserver is what images come through in the lab besides a registry:
 //
 //	webserver site DIRECTORY CERTIFICATE KEY    serves files by TLS, and plain.aci by a redirect to plain text
+//	webserver files DIRECTORY RATE              serves files on port 80, those below /slow/ at RATE bytes a second
 //	webserver signatures ADDRESS REGISTRY CERTIFICATE KEY    is a registry that has GPG signatures, too, before one that has none
 //	webserver proxy USER:PASSWORD RATE          is a proxy on port 3128 that sends RATE bytes a second, 0 for all that it can
 package main
@@ -27,6 +28,17 @@ func main() {
 		http.Handle("/", http.FileServer(http.Dir(args[0])))
 		http.Handle("/plain.aci", http.RedirectHandler("http://app.test/tiny-1.0-linux-amd64.aci", http.StatusFound))
 		log.Fatal(http.ListenAndServeTLS("127.0.0.1:443", args[1], args[2], nil))
+	case "files":
+		rate, err := strconv.Atoi(args[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		files := http.FileServer(http.Dir(args[0]))
+		http.Handle("/", files)
+		http.HandleFunc("/slow/", func(w http.ResponseWriter, r *http.Request) {
+			http.StripPrefix("/slow", files).ServeHTTP(slow{w, rate}, r)
+		})
+		log.Fatal(http.ListenAndServe("127.0.0.1:80", nil))
 	case "signatures":
 		registry, err := url.Parse(args[1])
 		if err != nil {
@@ -73,6 +85,26 @@ func (s *signatures) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// slow sends rate bytes a second.
+type slow struct {
+	http.ResponseWriter
+	rate int
+}
+
+func (s slow) Write(data []byte) (n int, err error) {
+	for n < len(data) && err == nil {
+		var sent int
+		sent, err = s.ResponseWriter.Write(data[n:min(n+s.rate/pieces, len(data))])
+		n += sent
+		http.NewResponseController(s.ResponseWriter).Flush()
+		time.Sleep(time.Second / pieces)
+	}
+	return n, err
+}
+
+// pieces is how many a second what is slow comes in.
+const pieces = 20
+
 // proxy knows hosts that nobody else knows: all of them are this one.
 type proxy struct {
 	authorization string
@@ -115,7 +147,6 @@ func (p proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.Copy(client, server)
 		return
 	}
-	const pieces = 20 // a second
 	for {
 		if _, err := io.CopyN(client, server, p.rate/pieces); err != nil {
 			return

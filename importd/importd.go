@@ -1,0 +1,138 @@
+// Package importd is a typed client of systemd-importd, org.freedesktop.import1(5), which downloads, imports and exports the images of /var/lib/machines.
+//
+// It owns everything that is said to import1: beginning a transfer and following it to its end, listing transfers, cancelling one. The caller hands in a connection of
+// the system bus and the files that are read or written. What a transfer says may have been written by strangers, such as names in an archive: it is to be escaped
+// before it is printed.
+package importd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+const (
+	busName           = "org.freedesktop.import1"
+	managerPath       = dbus.ObjectPath("/org/freedesktop/import1")
+	managerInterface  = busName + ".Manager"
+	transferPath      = managerPath + "/transfer"
+	transferInterface = busName + ".Transfer"
+)
+
+// Client talks to import1 over a connection that it neither opens nor closes.
+type Client struct {
+	conn    *dbus.Conn
+	Timeout time.Duration // bounds each call whose context does not; sd-bus's own default at first
+}
+
+// New gives a client that uses conn, a connection of a bus with a systemd-importd on it.
+func New(conn *dbus.Conn) *Client { return &Client{conn, 25 * time.Second} }
+
+// ErrUnavailable says that there is no systemd-importd.
+var ErrUnavailable = errors.New("systemd-importd is not available")
+
+// Format is the form of an image outside of /var/lib/machines.
+type Format string
+
+const (
+	Tar        Format = "Tar"
+	Raw        Format = "Raw"        // a disk
+	FileSystem Format = "FileSystem" // a directory, which can only be imported
+)
+
+// class is what the images of machines are to import1, beside portable services and extensions.
+const class = "machine"
+
+// Flags say how an image is stored.
+type Flags uint64
+
+const (
+	Force        Flags = 1 << iota // in place of one that has the name
+	ReadOnly                       //
+	KeepDownload                   // beside a copy of what was downloaded, which is never changed
+)
+
+// Pull begins to download the image at a URL. Verify is no, checksum or signature; name, or the URL's when it is empty, is what the image will be called.
+func (c *Client) Pull(ctx context.Context, format Format, url, name, verify string, flags Flags) (*Transfer, error) {
+	return c.begin(ctx, "Pull"+string(format)+"Ex", url, name, class, verify, uint64(flags))
+}
+
+// Import begins to import an image from a file, which may be compressed, a pipe or, for [FileSystem], a directory. The file can be closed when Import returns.
+func (c *Client) Import(ctx context.Context, format Format, from *os.File, name string, flags Flags) (*Transfer, error) {
+	defer runtime.KeepAlive(from)
+	return c.begin(ctx, "Import"+string(format)+"Ex", dbus.UnixFD(from.Fd()), name, class, uint64(flags))
+}
+
+// Export begins to write an image to a file or a pipe. Compression is uncompressed, xz, gzip, bzip2 or, from systemd 258 on, zstd. The file can be closed when Export returns.
+func (c *Client) Export(ctx context.Context, format Format, name string, to *os.File, compression string) (*Transfer, error) {
+	defer runtime.KeepAlive(to)
+	return c.begin(ctx, "Export"+string(format)+"Ex", name, class, dbus.UnixFD(to.Fd()), compression, uint64(0))
+}
+
+// Summary is what a list says of a transfer.
+type Summary struct {
+	ID       uint32
+	Type     string // pull-tar, import-raw, …
+	Remote   string // where from; empty when it is a file
+	Local    string // the image's name
+	Class    string
+	Progress float64 // from 0 to 1; below 0 when it is not known
+	Path     dbus.ObjectPath
+}
+
+// List gives the transfers of machines' images.
+func (c *Client) List(ctx context.Context) ([]Summary, error) {
+	var transfers []Summary
+	return transfers, c.call(ctx, "ListTransfersEx", []any{class, uint64(0)}, &transfers)
+}
+
+// Cancel ends a transfer, whoever began it.
+func (c *Client) Cancel(ctx context.Context, id uint32) error {
+	return c.call(ctx, "CancelTransfer", []any{id})
+}
+
+func (c *Client) call(ctx context.Context, method string, args []any, reply ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	return reason(c.conn.Object(busName, managerPath).CallWithContext(ctx, managerInterface+"."+method, 0, args...).Store(reply...))
+}
+
+// reasons maps the bus's error names to what callers decide by.
+var reasons = map[string]error{
+	"org.freedesktop.DBus.Error.AccessDenied":                     fs.ErrPermission,
+	"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": fs.ErrPermission,
+
+	// Not installed, or masked.
+	"org.freedesktop.DBus.Error.ServiceUnknown": ErrUnavailable,
+	"org.freedesktop.DBus.Error.NameHasNoOwner": ErrUnavailable,
+	"org.freedesktop.systemd1.NoSuchUnit":       ErrUnavailable,
+	"org.freedesktop.systemd1.UnitMasked":       ErrUnavailable,
+	"org.freedesktop.DBus.Error.FileExists":     ErrUnavailable, // what systemd calls a unit that is masked and asked for by its alias
+}
+
+// busError reads like the bus's message and is the reason that its name stands for.
+type busError struct {
+	reply  dbus.Error
+	reason error
+}
+
+func (e busError) Error() string        { return e.reply.Error() }
+func (e busError) Is(target error) bool { return target == e.reason }
+
+// reason gives err what the bus's name for it stands for.
+func reason(err error) error {
+	var reply dbus.Error
+	switch {
+	case errors.As(err, &reply):
+		return busError{reply, reasons[reply.Name]}
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("systemd-importd does not answer: %w", err)
+	}
+	return err
+}
