@@ -171,7 +171,7 @@ replaced when the new one is complete.`, example, nil)
 		return out.finish(err)
 	}
 	cmd.Flags().StringVar(&flags.format, "format", "", "Compress by `format`: uncompressed, xz, gzip, bzip2 or zstd")
-	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "Show warnings and errors only")
+	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "Show notices, warnings and errors only")
 	return cmd
 }
 
@@ -179,7 +179,7 @@ replaced when the new one is complete.`, example, nil)
 func (f *transferFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.force, "force", false, "Replace an image that has the name")
 	cmd.Flags().BoolVar(&f.readOnly, "read-only", false, "Make the image read-only")
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show warnings and errors only")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show notices, warnings and errors only")
 }
 
 func transferCommand(flags *transferFlags, use, short, long, example string, begin func(context.Context, *importd.Client, []string) (*importd.Transfer, error)) *cobra.Command {
