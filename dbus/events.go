@@ -16,7 +16,7 @@ import (
 // Event is what happens to a machine.
 type Event struct {
 	Time    time.Time
-	Kind    string // "start", "die", "oom"; "health" when its health was asked for; "known", "gone" when machined gets to know or forgets one, of whatever origin
+	Kind    string // "start", "die"; "health" when its health was asked for; "known", "gone" when machined gets to know or forgets one, of whatever origin
 	Machine string
 	Status  int // exit status of one that died, 128+n for signal n; -1 if that is not known
 }
@@ -134,9 +134,6 @@ func (f *follower) service(name string, changed map[string]dbus.Variant) {
 	if began != 0 && !f.running[name] && began > max(f.since, f.ended[name]) {
 		f.running[name] = true
 		f.tell(Event{wall(number("ExecMainStartTimestamp")), "start", name, 0})
-	}
-	if result, _ := changed["Result"].Value().(string); result == "oom-kill" && f.running[name] {
-		f.tell(Event{time.Now(), "oom", name, 0})
 	}
 	if exited >= began && exited != 0 && code != 0 && f.running[name] {
 		status, _ := changed["ExecMainStatus"].Value().(int32)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happens to machines and images, as it happens",
-		Long: `Show, until ctrl-C, machines that start and die, with the exit status (128+n when signal n ended it), that run out of memory (oom), and whose health
+		Long: `Show, until ctrl-C, machines that start and die, with the exit status (128+n when signal n ended it), of which processes are killed for the memory that they take (oom), and whose health
 changes (health); and names of images that come (add), go (remove) and mean another image (replace). Of machines that are not nspawnd's, which
 systemd-machined tells of, how they ended is not known.
 
@@ -47,10 +48,17 @@ hold, of several keys each. With --json each event is one object, on a line of i
 			if err != nil {
 				return err
 			}
-			e := &eventPrinter{wanted: wanted, images: map[string]string{}, health: map[string]string{}, others: map[string]bool{}}
+			e := &eventPrinter{wanted: wanted, images: map[string]string{}, health: map[string]string{}, others: map[string]bool{}, since: time.Now(), told: map[string]time.Time{}, imageOf: func(string) string { return "" }}
 			ctx, stop := context.WithCancelCause(cmd.Context())
-			defer stop(nil)
 			e.fail = stop
+			memory := make(chan struct{})
+			defer func() { stop(nil); <-memory }()
+			go func() {
+				defer close(memory)
+				if err := e.followMemory(ctx); ctx.Err() == nil {
+					fmt.Fprintf(os.Stderr, "%s: %v; what runs out of memory is not shown at once\n", program, err)
+				}
+			}()
 			go func() {
 				if err := store.Watch(ctx, e.image); err != nil && ctx.Err() == nil {
 					fmt.Fprintf(os.Stderr, "%s: %v; images are not shown\n", program, err)
@@ -99,6 +107,8 @@ func followMachines(ctx context.Context, e *eventPrinter) error {
 
 // ask has the printer ask this host.
 func (e *eventPrinter) ask(ctx context.Context, h *host) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
 	e.imageOf = func(name string) string {
 		unit, _ := h.systemd.Unit(ctx, units.ServiceName(name))
 		return unitImage(unit.Description, name)
@@ -152,6 +162,8 @@ type eventPrinter struct {
 	images map[string]string // of machines that run
 	health map[string]string
 	others map[string]bool // that are registered and not nspawnd's
+	since  time.Time
+	told   map[string]time.Time // when a machine last ran out of memory
 
 	imageOf func(machine string) string
 	isOther func(machine string) bool
@@ -189,16 +201,24 @@ func (e *eventPrinter) machine(m dbus.Event) {
 		if m.Status >= 0 {
 			out.Status = &m.Status
 		}
+		if m.Status == 128+int(syscall.SIGKILL) {
+			e.killed(m.Machine)
+		}
 	}
-	if e.images[m.Machine] == "" {
-		e.images[m.Machine] = e.imageOf(m.Machine)
-	}
-	out.Image = e.images[m.Machine]
+	out.Image = e.imageNow(m.Machine)
 	e.print(out)
 	if out.Event == "die" {
 		delete(e.images, m.Machine)
 		delete(e.health, m.Machine)
 	}
+}
+
+// imageNow is the image of a machine that runs or has just died.
+func (e *eventPrinter) imageNow(name string) string {
+	if e.images[name] == "" {
+		e.images[name] = e.imageOf(name)
+	}
+	return e.images[name]
 }
 
 func (e *eventPrinter) image(i image.ImageEvent) {

@@ -23,12 +23,19 @@ func TestLimits(t *testing.T) {
 		skopeo --insecure-policy copy -q --dest-tls-verify=false oci:/images:tiny docker://localhost:5000/tiny
 		machinectl-lite pull-oci -q --insecure-options=image localhost:5000/tiny > /dev/null
 
+		machinectl-lite events --filter type=machine > /tmp/events & watcher=$!
+		for _ in $(seq 50); do ls -l /proc/$watcher/fd | grep -q inotify && break; sleep 0.2; done; sleep 1
 		nspawnd-run --name hog --memory 64M localhost:5000/tiny hog 256 || echo "hog: $?"
 		journalctl -q -k -o cat | grep -c 'Killed process.*tiny'
 		nspawnd-run --memory 64M localhost:5000/tiny hog 16 && echo "hog fits"
 		nspawnd-run --pids-limit 20 localhost:5000/tiny forks 100 || echo "forks: $?"
 
+		# One machine has ended by it, another goes on.
 		nspawnd-run -d --name live --memory 64M localhost:5000/tiny trap
+		machinectl-lite exec live tiny hog 256 || echo "exec: $?"
+		for _ in $(seq 50); do grep -q 'oom live' /tmp/events && break; sleep 0.2; done
+		kill $watcher; wait $watcher
+		sed -n '/ hog \| live /s/.* machine \(.*\) image=.*/\1/p' /tmp/events
 		cat /sys/fs/cgroup/machine.slice/nspawnd-live.service/memory.max
 		systemctl set-property --runtime nspawnd-live MemoryMax=32M TasksMax=15 CPUQuota=20%
 		cd /sys/fs/cgroup/machine.slice/nspawnd-live.service; cat memory.max pids.max cpu.max; cd /
@@ -63,7 +70,8 @@ func TestLimits(t *testing.T) {
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
-	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "67108864", "33554432", "15", "20000 100000", "live 32.0M 1",
+	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "exec: 137",
+		"start hog", "oom hog", "die hog status=137", "start live", "oom live", "67108864", "33554432", "15", "20000 100000", "live 32.0M 1",
 		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6",
 		"invalid argument", "not permitted", "not permitted", "invalid argument", "invalid argument", "kept", "running"}
 	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"nspawnd/units"
+)
+
+// messageOutOfMemory is the manager's, when the kernel has killed a process of a unit for the memory that it has taken (journalctl --catalog). Nothing on
+// the bus tells of that, since the unit goes on if its main process does.
+const messageOutOfMemory = "MESSAGE_ID=fe6faa94e7774663a0da52717891d8ef"
+
+// syncLimit bounds the search for why a machine was killed.
+const syncLimit = 3 * time.Second
+
+// outOfMemory is what the journal has of that.
+type outOfMemory struct {
+	Unit string `json:"UNIT"`
+	Time string `json:"__REALTIME_TIMESTAMP"` // microseconds
+}
+
+// outOfMemoryJournal shows it, one JSON object for each, from a time on.
+func outOfMemoryJournal(ctx context.Context, since time.Time, args ...string) *exec.Cmd {
+	from := fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000)
+	return exec.CommandContext(ctx, "journalctl", append(args, "--quiet", "--output=json", "--output-fields=UNIT", from, "_PID=1", messageOutOfMemory)...)
+}
+
+// followMemory tells of machines that run out of memory.
+func (e *eventPrinter) followMemory(ctx context.Context) error {
+	journal := outOfMemoryJournal(ctx, e.since, "--follow", "--no-tail")
+	out, err := journal.StdoutPipe()
+	if err == nil {
+		err = journal.Start()
+	}
+	if err != nil {
+		return err
+	}
+	for entries := json.NewDecoder(out); ; {
+		var entry outOfMemory
+		if entries.Decode(&entry) != nil {
+			return fmt.Errorf("journalctl has ended: %v", journal.Wait())
+		}
+		e.mutex.Lock()
+		e.memory(entry)
+		e.mutex.Unlock()
+	}
+}
+
+// killed tells, before a machine's end is told, if it has run out of memory: who follows the journal learns it up to a quarter of a second later.
+func (e *eventPrinter) killed(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), syncLimit)
+	defer cancel()
+	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run() // or it is told late
+	out, _ := outOfMemoryJournal(ctx, e.since, "UNIT="+units.ServiceName(name)).Output()
+	for entries := json.NewDecoder(bytes.NewReader(out)); ; {
+		var entry outOfMemory
+		if entries.Decode(&entry) != nil {
+			return
+		}
+		e.memory(entry)
+	}
+}
+
+// memory tells of it once. The mutex is held.
+func (e *eventPrinter) memory(entry outOfMemory) {
+	usec, err := strconv.ParseInt(entry.Time, 10, 64)
+	name, at := units.MachineOf(entry.Unit), time.UnixMicro(usec)
+	if err != nil || name == "" || !at.After(e.told[name]) {
+		return
+	}
+	e.told[name] = at
+	e.print(event{Time: at, Type: "machine", Event: "oom", Name: name, Image: e.imageNow(name)})
+}
