@@ -71,7 +71,7 @@ demo: build deps ## the main job, with its output: pull a signed image, run it, 
 	go run ./tests/vm/demo $(SUITE)
 
 .PHONY: bench
-bench: build deps ## compare with systemd-run, systemd-nspawn, podman and importctl: make bench ONLY=start (scale, pull, clean)
+bench: build deps ## compare with systemd-run, systemd-nspawn, podman, importctl and machinectl: make bench ONLY=start (scale, pull, clean, list)
 	go run ./tests/vm/bench -only '$(ONLY)' -o build/bench.json
 
 .PHONY: install

@@ -1,7 +1,7 @@
 // Command bench compares nspawnd with what people would use otherwise, in labs of its own: it measures medians of interleaved runs, prints them as a
 // table with notes on how to read it, and writes them to a file. It needs root and the commands that make build makes.
 //
-// Usage: bench [-only start|scale|pull|clean] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
+// Usage: bench [-only start|scale|pull|clean|list] [-suite trixie|forky|all] [-n 30] [-properties] [-o build/bench.json]
 //
 // The way of a bench: its prepare function sets a fresh lab up and says which command lines compete; a copy of this program runs them inside the lab
 // (runner.go), so that entering the lab is no part of a measurement; the contest's report adds what the numbers alone don't say.
@@ -51,6 +51,7 @@ var benches = []bench{
 	{"scale", scale},
 	{"cold-pull", coldPull},
 	{"clean", clean},
+	{"list", list},
 }
 
 // options are the command line's.
