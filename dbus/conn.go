@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"nspawnd/units"
 
@@ -23,6 +24,9 @@ import (
 type Conn struct {
 	Bus     *dbus.Conn // for other services on the same bus
 	systemd *systemd.Conn
+	// Subscribe has the manager send signals to this connection; one call serves all who need them. What is to be fast has it called early, by a
+	// goroutine: it takes a millisecond.
+	Subscribe func() error
 }
 
 // Connect connects to the system bus. The bus, not the manager's private socket: only a bus client can hold a
@@ -70,7 +74,15 @@ func withManager(bus *dbus.Conn) (*Conn, error) {
 		bus.Close()
 		return nil, fmt.Errorf("connecting to systemd: %w", err)
 	}
-	return &Conn{bus, manager}, nil
+	c := &Conn{Bus: bus, systemd: manager}
+	c.Subscribe = sync.OnceValue(func() error {
+		err := c.manager().CallWithContext(bus.Context(), managerInterface+".Subscribe", 0).Err
+		if isError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
+			return nil
+		}
+		return err
+	})
+	return c, nil
 }
 
 // Close closes the connection, and with it the references to units that it holds.

@@ -166,15 +166,13 @@ func (s *Service) follow(ctx context.Context, c *Conn) error {
 	s.conn.Store(c)
 	s.signals = make(chan *dbus.Signal, 64)
 	c.Bus.Signal(s.signals)
-	calls := []*dbus.Call{
-		c.Bus.BusObject().GoWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, nil,
-			fmt.Sprintf("type='signal',sender='%s',path='%s',member='PropertiesChanged'", managerName, unitPath(s.Name))),
-		c.manager().GoWithContext(ctx, managerInterface+".Subscribe", 0, nil),
+	match := fmt.Sprintf("type='signal',sender='%s',path='%s',member='PropertiesChanged'", managerName, unitPath(s.Name))
+	err := c.Bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, match).Err
+	if err == nil {
+		err = c.Subscribe()
 	}
-	for _, call := range calls {
-		if <-call.Done; call.Err != nil && !isError(call.Err, "org.freedesktop.systemd1.AlreadySubscribed") {
-			return fmt.Errorf("following %s: %w", s.Name, call.Err)
-		}
+	if err != nil {
+		return fmt.Errorf("following %s: %w", s.Name, err)
 	}
 	return nil
 }

@@ -137,7 +137,9 @@ func (c *Conn) waitWhile(ctx context.Context, condition func() bool) {
 		return
 	}
 	defer c.Bus.BusObject().Go("org.freedesktop.DBus.RemoveMatch", dbus.FlagNoReplyExpected, nil, changes)
-	_ = c.manager().CallWithContext(ctx, managerInterface+".Subscribe", 0).Err // or we have already
+	if c.Subscribe() != nil {
+		return
+	}
 	for condition() {
 		select {
 		case <-signals:

@@ -57,6 +57,9 @@ func findImage(ctx context.Context, o *options) (*image.Image, *image.Store, err
 			return nil, nil, fmt.Errorf("image %s: not in the store; to fetch it: machinectl-lite pull-oci %s", ref, o.image)
 		}
 	}
+	if _, _, err := o.manager(); err != nil { // no fetching in vain
+		return nil, nil, err
+	}
 	if err := fetch(ctx, o); err != nil {
 		return nil, nil, err
 	}

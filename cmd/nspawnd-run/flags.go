@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"nspawnd/dbus"
 	"nspawnd/units"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ type options struct {
 	image   string
 	args    []string
 	version bool
+	manager func() (bus *dbus.Conn, version int, err error) // see connect
 
 	unit      unitFlags
 	source    imageFlags

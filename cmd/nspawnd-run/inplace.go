@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"nspawnd/cmd/internal/machinedir"
+	"nspawnd/dbus"
 	"nspawnd/units"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,12 @@ func runInPlace(ctx context.Context, o *options, m units.Machine, over units.Opt
 		return errors.New("--in-place: limits, --property, --restart, --keep, --replace, --cidfile and --pidfile are the supervisor's, whose process this becomes")
 	}
 	m.Manager = minimumSystemd
-	img, store, err := describe(ctx, o, &m, over)
+	o.manager = func() (*dbus.Conn, int, error) { return nil, m.Manager, nil }
+	img, store, err := describe(ctx, o, &m)
 	if err != nil {
+		return err
+	}
+	if err := configure(o, &m, img, over); err != nil {
 		return err
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
@@ -40,11 +45,14 @@ func runInPlace(ctx context.Context, o *options, m units.Machine, over units.Opt
 			return wrap(fmt.Errorf("making a mount namespace: %w", err))
 		}
 	}
-	root, err := prepareRoot(ctx, o, store, img, &m)
+	root, err := openRoot(o, store, img, &m)
 	if err != nil {
 		return wrap(err)
 	}
 	defer root.release()
+	if err := root.fill(ctx, o, store, img, &m); err != nil {
+		return wrap(err)
+	}
 	set, err := m.Translate()
 	if err != nil {
 		return wrap(err)

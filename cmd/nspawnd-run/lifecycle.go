@@ -27,7 +27,6 @@ type lifecycleFlags struct {
 	cidFile, pidFile                string
 	labels, annotations, labelFiles []string
 
-	bus *dbus.Conn
 	cid *os.File // made before the start, so that of two starts with one file only one goes on
 }
 
@@ -151,16 +150,21 @@ func replaceFile(path, content string) error {
 }
 
 // machineDir makes the machine's directory.
-func (g *lifecycleFlags) machineDir(store *image.Store, m *units.Machine) (*os.File, error) {
+func (g *lifecycleFlags) machineDir(store *image.Store, m *units.Machine, manager func() (*dbus.Conn, int, error)) (*os.File, error) {
 	if g.startKept == "" && image.IsKept(store.KeptDir(m.Name)) {
 		return nil, fmt.Errorf("the name is a kept machine's (machinectl-lite start %s starts that, machinectl-lite remove-machine %s removes it)", m.Name, m.Name)
 	}
 	if m.Keep {
 		dir, err := store.KeepMachine(m.Name, g.startKept != "")
-		// Asked with the lock held: the client of another start lets go of it when the units are there.
-		if err == nil && g.startKept != "" && !g.bus.AwaitDirectory(context.Background(), m.Name) {
-			dir.Close()
-			err = nameTaken(m.Name, errors.New("it runs"))
+		if err == nil && g.startKept != "" {
+			var bus *dbus.Conn
+			// Asked with the lock held: the client of another start lets go of it when the units are there.
+			if bus, _, err = manager(); err == nil && !bus.AwaitDirectory(context.Background(), m.Name) {
+				err = nameTaken(m.Name, errors.New("it runs"))
+			}
+			if err != nil {
+				dir.Close()
+			}
 		}
 		if err == nil { // what was laid over other file systems than the root goes with each run
 			overlays, _ := filepath.Glob(filepath.Join(dir.Name(), "overlay-*"))

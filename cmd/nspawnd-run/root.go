@@ -31,43 +31,60 @@ type rootTree struct {
 	again     bool // it was there before, and stays
 }
 
-// prepareRoot mounts the image and fills in all of the machine that only the image's tree can tell: the executable,
-// the account, the home directory. A dry run mounts it read-only and leaves no trace.
-func prepareRoot(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) (*rootTree, error) {
+// openRoot mounts the image for a machine, whose directory it makes. A dry run mounts it read-only and leaves no trace.
+func openRoot(o *options, store *image.Store, img *image.Image, m *units.Machine) (*rootTree, error) {
 	t, dryRun := &rootTree{again: o.lifecycle.startKept != ""}, o.unit.dryRun
 	run := m.Name + "." + img.ManifestDigest.Short() // a dry run shows this in place of a random one
 	if !dryRun {
 		var err error
-		if t.lock, err = o.lifecycle.machineDir(store, m); err != nil {
+		if t.lock, err = o.lifecycle.machineDir(store, m, o.manager); err != nil {
 			return nil, err
 		}
 		t.dir = t.lock.Name()
 		run = filepath.Base(t.dir)
 	}
 	m.Dir = filepath.Join(store.Machines(), run)
-	if t.again && !dryRun { // of its start before
-		_ = os.Remove(m.RegisteredFile())
-	}
-	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
-		m.Root = machinedir.MountPath(run)
-	}
-	var users *image.Users
-	if m.Users != nil {
-		var err error
-		if users, err = o.users.open(m, filepath.Join(store.Machines(), run), dryRun); err != nil {
-			t.release()
-			return nil, err
-		}
-	}
-	err := t.fill(ctx, o, store, img, m)
-	if err == nil && users != nil {
-		err = t.mapIDs(ctx, o, store, img, m, users)
-	}
+	err := t.open(store, img, m, dryRun)
 	if err != nil {
 		t.release()
 		return nil, err
 	}
 	return t, nil
+}
+
+func (t *rootTree) open(store *image.Store, img *image.Image, m *units.Machine, dryRun bool) (err error) {
+	if !dryRun {
+		if t.again { // of its start before
+			_ = os.Remove(m.RegisteredFile())
+		}
+		if err := store.Claim(img, t.dir); err != nil {
+			return err
+		}
+	}
+	t.mount, err = store.Mount(img, t.dir)
+	return err
+}
+
+// fill completes the tree, and the machine by what only the image's tree can tell: the executable, the account, the home directory.
+func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) error {
+	dryRun := o.unit.dryRun
+	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
+		m.Root = machinedir.MountPath(m.Dir)
+	}
+	var users *image.Users
+	if m.Users != nil {
+		var err error
+		if users, err = o.users.open(m, m.Dir, dryRun); err != nil {
+			return err
+		}
+	}
+	if err := t.complete(ctx, o, store, m); err != nil {
+		return err
+	}
+	if users == nil {
+		return nil
+	}
+	return t.mapIDs(ctx, o, store, img, m, users)
 }
 
 // mapIDs mounts the root anew, with the ids of a user namespace. What there is to look up and to write is done before, with the image's ids.
@@ -126,17 +143,9 @@ func takesDescriptor(manager int) bool {
 	return manager >= units.RootDescriptorSince && image.KernelAtLeast(6, 15)
 }
 
-func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) error {
+// complete does what needs no user namespace.
+func (t *rootTree) complete(ctx context.Context, o *options, store *image.Store, m *units.Machine) error {
 	dryRun := o.unit.dryRun
-	var err error
-	if !dryRun {
-		if err := store.Claim(img, t.dir); err != nil {
-			return err
-		}
-	}
-	if t.mount, err = store.Mount(img, t.dir); err != nil {
-		return err
-	}
 	root := image.NewRoot(t.mount)
 	if err := placeMounts(root, m); err != nil {
 		return err

@@ -26,23 +26,23 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	if o.unit.inPlace {
 		return 0, runInPlace(ctx, o, m, over)
 	}
-	bus, err := dbus.Connect(ctx, false)
-	if err != nil {
-		return 0, fmt.Errorf("%w; nspawnd needs systemd as PID 1", err)
-	}
-	defer bus.Close()
-	o.lifecycle.bus = bus
-	if m.Manager, err = bus.Version(ctx); err != nil {
-		return 0, err
-	}
-	if m.Manager < minimumSystemd {
-		return 0, fmt.Errorf("systemd %d is too old: nspawnd needs %d or newer", m.Manager, minimumSystemd)
-	}
-	img, store, err := describe(ctx, o, &m, over)
+	o.manager = connect(ctx)
+	img, store, err := describe(ctx, o, &m)
 	if err != nil {
 		return 0, err
 	}
 	wrap := func(err error) error { return fmt.Errorf("%s: %w", m.Name, err) }
+	root, err := openRoot(o, store, img, &m)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	defer root.release()
+	bus, version, err := o.manager()
+	if err != nil {
+		return 0, err
+	}
+	defer bus.Close()
+	m.Manager = version
 	// What a client that was killed has left. To look at each machine's directory takes some time where there are many, so the start comes first.
 	sweep := sync.OnceFunc(func() {
 		if err := store.SweepMachines(machinedir.Owned, machinedir.Discard); err != nil {
@@ -52,13 +52,14 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	if !o.unit.dryRun {
 		defer sweep()
 	}
+	if err := configure(o, &m, img, over); err != nil {
+		return 0, err
+	}
 	o.streams.prepare(&m, img)
 	signals := o.process.signals()
-	root, err := prepareRoot(ctx, o, store, img, &m)
-	if err != nil {
+	if err := root.fill(ctx, o, store, img, &m); err != nil {
 		return 0, wrap(err)
 	}
-	defer root.release()
 	set, err := m.Translate()
 	if err != nil {
 		return 0, wrap(err)
@@ -136,8 +137,32 @@ func run(ctx context.Context, o *options) (status int, err error) {
 	return status, nil
 }
 
-// describe finds the image, and fills in what it and the manager's version say about the machine.
-func describe(ctx context.Context, o *options, m *units.Machine, over units.Options) (*image.Image, *image.Store, error) {
+// connect connects to systemd while the image is mounted, which takes as long. The function that it gives waits for that.
+func connect(ctx context.Context) func() (bus *dbus.Conn, version int, err error) {
+	var bus *dbus.Conn
+	var version int
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if bus, err = dbus.Connect(ctx, false); err != nil {
+			err = fmt.Errorf("%w; nspawnd needs systemd as PID 1", err)
+			return
+		}
+		go bus.Subscribe()
+		version, err = bus.Version(ctx)
+		if err == nil && version < minimumSystemd {
+			err = fmt.Errorf("systemd %d is too old: nspawnd needs %d or newer", version, minimumSystemd)
+		}
+	}()
+	return func() (*dbus.Conn, int, error) {
+		<-done
+		return bus, version, err
+	}
+}
+
+// describe finds the image, and names the machine.
+func describe(ctx context.Context, o *options, m *units.Machine) (*image.Image, *image.Store, error) {
 	img, store, err := findImage(ctx, o)
 	if err != nil {
 		return nil, nil, err
@@ -145,20 +170,25 @@ func describe(ctx context.Context, o *options, m *units.Machine, over units.Opti
 	if m.Name == "" {
 		m.Name = newName(img.Reference)
 	}
-	if m.Extra, err = o.unit.directives(m.Manager); err != nil {
-		return nil, nil, err
-	}
 	if err := checkNameFree(m.Name); err != nil && !o.unit.dryRun {
 		return nil, nil, err
 	}
 	m.Image, m.Digest = img.Reference.String(), string(img.ManifestDigest)
+	return img, store, nil
+}
+
+// configure fills in what the image and the manager's version say about the machine.
+func configure(o *options, m *units.Machine, img *image.Image, over units.Options) (err error) {
+	if m.Extra, err = o.unit.directives(m.Manager); err != nil {
+		return err
+	}
 	if m.Payload, err = units.Merge(units.Config(img.Config), over, m.Name); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", m.Name, err)
+		return fmt.Errorf("%s: %w", m.Name, err)
 	}
 	if m.Health, err = units.MergeHealth(units.Config(img.Config), over.Health); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", m.Name, err)
+		return fmt.Errorf("%s: %w", m.Name, err)
 	}
-	return img, store, nil
+	return nil
 }
 
 // minimumSystemd is the floor: PrivatePIDs= and the …Ex properties are 257's.
