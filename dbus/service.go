@@ -297,6 +297,12 @@ func (st *state) lost() bool {
 // MainPID gives the payload's process in the host's numbering; 0: it ended before its start was seen.
 func (s *Service) MainPID() uint32 { return s.state.mainPID }
 
+// FirstRun says whether the payload of the start that this connection asked for still runs.
+func (s *Service) FirstRun(ctx context.Context) (bool, error) {
+	u, err := s.conn.Load().Unit(ctx, s.Name)
+	return u.MainPID != 0 && u.MainPID == s.state.mainPID && slices.Contains(running, u.ActiveState), err
+}
+
 // Wait waits until the service has ended and is not started again: until its main process has, and with it all processes of its PID
 // namespace. What the manager still does then (ExecStopPost=) changes nothing of how it ended. The status is 128+n when signal n ended it.
 func (s *Service) Wait(ctx context.Context) (status int, err error) {
@@ -428,13 +434,13 @@ func (c *Conn) Replace(ctx context.Context, set units.Set) error {
 // the manager has forgotten them.
 func (s *Service) clear(ctx context.Context, set units.Set, running bool) error {
 	c := s.conn.Load()
-	properties, err := c.systemd.GetAllPropertiesContext(ctx, s.Name)
+	u, err := c.Unit(ctx, s.Name)
 	if err != nil {
 		return fmt.Errorf("asking for %s: %w", s.Name, err)
 	}
-	active, _ := properties["ActiveState"].(string)
-	if pid, known := properties["MainPID"].(uint32); !running && (!known || pid != 0 || active == "activating") {
-		return fmt.Errorf("%s is %s: %w", s.Name, active, ErrNameTaken)
+	// It may not have begun to start: another client has just asked for that.
+	if !running && (u.MainPID != 0 || u.ActiveState == "activating" || !c.ends(ctx, s.Name)) {
+		return fmt.Errorf("%s is %s: %w", s.Name, u.ActiveState, ErrNameTaken)
 	}
 	removed := fmt.Sprintf("type='signal',sender='%s',member='UnitRemoved'", managerName)
 	if err := c.Bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.AddMatch", 0, removed).Err; err != nil {

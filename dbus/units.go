@@ -114,7 +114,7 @@ func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
 
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
 func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
-	c.waitWhile(ctx, func() bool { return c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) })
+	c.waitWhile(ctx, func() bool { return c.ends(ctx, units.ServiceName(machine)) && c.loaded(ctx, units.CompanionName(machine)) })
 }
 
 // AwaitDirectory waits a while, if our machine of that name is ending or has ended, until its companion lets go of what it owns, and says whether it
@@ -122,7 +122,7 @@ func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 func (c *Conn) AwaitDirectory(ctx context.Context, machine string) bool {
 	waiting, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c.waitWhile(waiting, func() bool { return c.ends(ctx, machine) && c.OwnsDirectory(ctx, machine) })
+	c.waitWhile(waiting, func() bool { return c.ends(ctx, units.ServiceName(machine)) && c.OwnsDirectory(ctx, machine) })
 	return !c.OwnsDirectory(ctx, machine)
 }
 
@@ -149,9 +149,9 @@ func (c *Conn) waitWhile(ctx context.Context, condition func() bool) {
 	}
 }
 
-// ends says whether the unit of our machine of that name stops or does not run, and is not about to.
-func (c *Conn) ends(ctx context.Context, machine string) bool {
-	u, err := c.Unit(ctx, units.ServiceName(machine))
+// ends says whether a unit stops or does not run, and is not about to.
+func (c *Conn) ends(ctx context.Context, unit string) bool {
+	u, err := c.Unit(ctx, unit)
 	if err != nil {
 		return isError(err, noSuchUnit)
 	}

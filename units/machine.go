@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -58,6 +59,7 @@ type Machine struct {
 	Manager  int            // version of the running systemd
 	Dir      string         // the machine's own directory in the store; removed when the machine is gone
 	Root     string         // where the root is mounted on the host; "": it goes to the manager as a descriptor
+	Hides    string         // nspawnd-run's path, if it unmounts Root once the machine runs
 	Launcher string         // path of the launcher on the host
 	Run      []RunDirectory // what the image has in /run; for NspawnFlavor
 }
@@ -104,8 +106,12 @@ func (m Machine) Translate() (Set, error) {
 	companion := CompanionName(m.Name)
 	u := Unit{Name: ServiceName(m.Name)}
 	u.set("Description", cmp.Or(m.Description, m.Name+": "+m.Image))
-	u.set("Requires", []string{companion})
-	u.set("After", []string{companion})
+	needs := []string{companion}
+	if m.Hides != "" {
+		needs = append(needs, m.shower().Name)
+	}
+	u.set("Requires", needs)
+	u.set("After", needs)
 	u.set("CollectMode", m.collectMode())
 	m.process(&u)
 	m.restart(&u)
@@ -140,6 +146,9 @@ func (m Machine) Translate() (Set, error) {
 		}
 	}
 	set := Set{Main: u, Aux: []Unit{m.companion(companion)}, Notes: notes}
+	if m.Hides != "" {
+		set.Aux = append(set.Aux, m.shower())
+	}
 	if m.registers() {
 		registrar := registrar(m)
 		set.Main.set("Wants", []string{registrar.Name})
@@ -179,8 +188,13 @@ func (m Machine) companion(name string) Unit {
 	u.set("Type", "oneshot")
 	u.set("RemainAfterExit", true)
 	var stop []Command
+	if m.Hides != "" {
+		forget := m.rootCommand("--forget-root")
+		forget.Flags = append(forget.Flags, ignoreFailure)
+		stop = append(stop, forget)
+	}
 	if m.Root != "" {
-		stop = append(stop, Command{"umount", []string{"umount", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
+		stop = append(stop, Command{"umount", []string{"umount", "--quiet", "--lazy", m.Root}, []string{noExpansion, ignoreFailure}},
 			// Not rmdir: what systemd 257 kills while it makes the machine's mounts may still make a mount point, below the one that is gone.
 			Command{"rm", []string{"rm", "--recursive", "--force", "--one-file-system", "--preserve-root=all", m.Root}, []string{noExpansion, ignoreFailure}})
 	}
@@ -202,4 +216,23 @@ func (m Machine) companion(name string) Unit {
 	u.set("ExecStop", stop)
 	u.set("Slice", "machine.slice")
 	return u
+}
+
+// HiddenFile is there from before the client unmounts Root, for the sake of other services, if it does.
+func (m Machine) HiddenFile() string { return path.Join(m.Dir, "hidden") }
+
+// shower is a unit that mounts the root again for each start but the first, which the service requires.
+func (m Machine) shower() Unit {
+	u := Unit{Name: strings.TrimSuffix(ServiceName(m.Name), ".service") + "-mount.service"}
+	u.set("Description", fmt.Sprintf("%s: mount of the root file system", m.Name))
+	u.set("CollectMode", "inactive-or-failed")
+	u.set("ConditionPathExists", []Condition{{Parameter: m.HiddenFile()}})
+	u.set("Type", "oneshot")
+	u.set("ExecStart", m.rootCommand("--show-root"))
+	u.set("Slice", "machine.slice")
+	return u
+}
+
+func (m Machine) rootCommand(option string) Command {
+	return Command{m.Hides, []string{m.Hides, option, m.Dir}, []string{noExpansion}}
 }

@@ -66,6 +66,10 @@ func init() { // what is added to these
 	again.machine.Labels = Labels{[]string{"app=web", "text=a \"b\" $c %n"}, []string{"by=me"}}
 	machines["restart-257"] = again
 
+	hidden := machines["web-257"]
+	hidden.machine.Hides = "/usr/bin/nspawnd-run"
+	machines["hidden-257"] = hidden
+
 	mapped := machines["user-limits-volumes"]
 	ids := []IDRange{{0, 1 << 20, 1 << 16}}
 	mapped.machine.Users = &Users{ids, ids, "/run/nspawnd/users/1048576+65536@my-cache.1"}

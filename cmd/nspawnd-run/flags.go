@@ -19,6 +19,8 @@ type options struct {
 	version bool
 	manager func() (bus *dbus.Conn, version int, err error) // see connect
 
+	showRoot, forgetRoot string // calls by units of a machine with this directory: see units.Machine.Hides
+
 	unit      unitFlags
 	source    imageFlags
 	lifecycle lifecycleFlags
@@ -78,6 +80,10 @@ func addFlags(c *cobra.Command, o *options) {
 	c.Flags().SortFlags = false
 	c.Flags().Bool("help", false, "show this") // cobra's own has the -h of --hostname
 	c.Flags().BoolVar(&o.version, "version", false, "show which one it is")
+	c.Flags().StringVar(&o.showRoot, "show-root", "", "")
+	c.Flags().StringVar(&o.forgetRoot, "forget-root", "", "")
+	_ = c.Flags().MarkHidden("show-root")
+	_ = c.Flags().MarkHidden("forget-root")
 	var help strings.Builder
 	for _, s := range o.sections() {
 		f := pflag.NewFlagSet(s.title, pflag.ContinueOnError)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 
+	"nspawnd/cmd/internal/machinedir"
+	"nspawnd/cmd/internal/mountns"
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/cmd/internal/version"
 	"nspawnd/image"
@@ -67,7 +69,7 @@ Exit status:
   nspawnd-run --memory 512m --cpus 1.5 --property IOWeight=50 registry.example/team/job
   nspawnd-run --name web --dry-run registry.example/team/nginx`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 && !o.version {
+			if len(args) == 0 && !o.version && o.showRoot == "" && o.forgetRoot == "" {
 				return errors.New("no image given (nspawnd-run --help shows how)")
 			}
 			return nil
@@ -77,9 +79,14 @@ Exit status:
 		SilenceUsage:          true,
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			if o.version {
+			switch {
+			case o.version:
 				fmt.Println("nspawnd-run version " + version.String())
 				return nil
+			case o.showRoot != "":
+				return machinedir.ShowRoot(o.showRoot)
+			case o.forgetRoot != "":
+				return mountns.Forget(machinedir.MountPath(o.forgetRoot))
 			}
 			o.image, o.args = args[0], args[1:]
 			var err error

@@ -14,6 +14,8 @@ import (
 
 	"nspawnd/cmd/internal/launcher"
 	"nspawnd/cmd/internal/machinedir"
+	"nspawnd/cmd/internal/mountns"
+	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/units"
 
@@ -56,6 +58,7 @@ func (t *rootTree) open(store *image.Store, img *image.Image, m *units.Machine, 
 	if !dryRun {
 		if t.again { // of its start before
 			_ = os.Remove(m.RegisteredFile())
+			_ = os.Remove(m.HiddenFile())
 		}
 		if err := store.Claim(img, t.dir); err != nil {
 			return err
@@ -70,6 +73,12 @@ func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img
 	dryRun := o.unit.dryRun
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(m.Dir)
+	}
+	if m.Detached && m.Flavor == units.ServiceFlavor && !takesDescriptor(m.Manager) {
+		var err error
+		if m.Hides, err = os.Executable(); err != nil {
+			return err
+		}
 	}
 	var users *image.Users
 	if m.Users != nil {
@@ -272,11 +281,38 @@ func makeDirectories(root *image.Root, m *units.Machine) error {
 
 // attach puts the mount on a path of the host. It stays shared, as /run is: a service that starts later copies it into its
 // own mount namespace, and only by propagation does the copy go when the machine's companion unmounts it (tried on 257).
+//
+// Below it are the directories that the unit binds: what runs as ExecStop= on 257 gets the binds too, when the mount may be hidden.
 func (t *rootTree) attach(path string) error {
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return err
+	for _, dir := range []string{units.TerminalsMount, "/run"} {
+		if err := os.MkdirAll(filepath.Join(path, dir), 0o755); err != nil {
+			return err
+		}
 	}
 	return image.Attach(t.mount, path)
+}
+
+// hide unmounts the root from its path when the service has it, and keeps it elsewhere for later starts of the service.
+func hide(ctx context.Context, service *dbus.Service, m *units.Machine) error {
+	err := os.WriteFile(m.HiddenFile(), nil, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // it has ended
+		return nil
+	}
+	if err == nil {
+		err = mountns.Keep(m.Root)
+	}
+	same := false
+	if err == nil {
+		// A start from here on finds the file, and waits for us (machinedir.ShowRoot).
+		same, err = service.FirstRun(ctx)
+	}
+	if err != nil || !same {
+		return errors.Join(err, mountns.Forget(m.Root), os.RemoveAll(m.HiddenFile()))
+	}
+	if err := unix.Unmount(m.Root, unix.MNT_DETACH); err != nil {
+		return &fs.PathError{Op: "unmounting", Path: m.Root, Err: err}
+	}
+	return nil
 }
 
 // keep leaves the mount and the directory to the machine's companion unit.

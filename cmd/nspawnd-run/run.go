@@ -111,6 +111,11 @@ func run(ctx context.Context, o *options) (status int, err error) {
 			return 0, wrap(err)
 		}
 		_ = os.WriteFile(m.RegisteredFile(), nil, 0o600) // it fails when the machine has ended and its directory is gone
+		if m.Hides != "" {
+			if err := hide(ctx, service, &m); err != nil {
+				fmt.Fprintf(os.Stderr, "nspawnd-run: %s: hiding its mounts: %v; it runs on\n", m.Name, err)
+			}
+		}
 		fmt.Println(m.Name)
 		return 0, nil
 	}

@@ -3,11 +3,13 @@ package machinedir
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"nspawnd/cmd/internal/mountns"
 	"nspawnd/image"
 	"nspawnd/units"
 
@@ -77,12 +79,40 @@ func Name(dir string) string {
 // MountPath is where the root of a machine with this directory is mounted, when that has to be on the host.
 func MountPath(dir string) string { return filepath.Join("/run/nspawnd", filepath.Base(dir)) }
 
+// ShowRoot mounts a machine's root on its path again, for its service to start, unless it is there. It waits for the client that may be about to unmount it.
+func ShowRoot(dir string) error {
+	lock, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return &fs.PathError{Op: "locking", Path: dir, Err: err}
+	}
+	path := MountPath(dir)
+	if mounted, err := isMountPoint(path); mounted || err != nil {
+		return err
+	}
+	return mountns.Show(path)
+}
+
+func isMountPoint(path string) (bool, error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &stat); err != nil {
+		return false, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
 // Discard removes a machine's mount and its user namespace, if it has them, and its directory unless the machine is kept. What can't be removed now the next sweep
 // finds.
 func Discard(dir string) {
 	for unix.Unmount(MountPath(dir), unix.MNT_DETACH) == nil { // as often as a client that was killed had mounted it
 	}
-	_ = os.Remove(MountPath(dir))
+	for _, below := range []string{units.TerminalsMount, "/run", ""} { // not all that is there: it may still be mounted
+		_ = os.Remove(MountPath(dir) + below)
+	}
+	_ = mountns.Forget(MountPath(dir))
 	ReleaseIDs(dir)
 	if !image.IsKept(dir) {
 		_ = os.RemoveAll(dir)
