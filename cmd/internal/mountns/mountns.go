@@ -133,17 +133,25 @@ func openOrMake() (*os.File, error) {
 	if unix.Statfs(file, &kind) == nil && kind.Type == unix.NSFS_MAGIC {
 		return os.Open(file)
 	}
-	for _, step := range []func() error{
+	err = inTurn(
 		func() error { return os.WriteFile(file, nil, 0o600) },
 		func() error { return os.NewSyscallError("mount", unix.Mount(dir, dir, "", unix.MS_BIND, "")) },
 		func() error { return os.NewSyscallError("mount", unix.Mount("", dir, "", unix.MS_PRIVATE, "")) },
-		makeNamespace,
-	} {
-		if err := step(); err != nil {
-			return nil, err
-		}
+		makeNamespace)
+	if err != nil {
+		return nil, err
 	}
 	return os.Open(file)
+}
+
+// inTurn takes steps until one fails.
+func inTurn(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeNamespace makes a mount namespace that has an empty root, and so keeps no file system of the host busy, and binds it to the file. The kernel binds only
@@ -175,18 +183,18 @@ func makeNamespaceOn(cpu int) (err error) {
 		}()
 		var here unix.CPUSet
 		here.Set(cpu)
-		if err = os.NewSyscallError("sched_setaffinity", unix.SchedSetaffinity(0, &here)); err != nil {
-			return
-		}
-		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS)); err != nil {
-			return
-		}
-		err = errors.Join(
-			os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")),
-			os.NewSyscallError("mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=1m")),
-			os.NewSyscallError("chdir", unix.Chdir(dir)),
-			os.NewSyscallError("pivot_root", unix.PivotRoot(".", ".")),
-			os.NewSyscallError("umount", unix.Unmount(".", unix.MNT_DETACH)))
+		err = inTurn(
+			func() error { return os.NewSyscallError("sched_setaffinity", unix.SchedSetaffinity(0, &here)) },
+			func() error { return os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS)) },
+			func() error {
+				return os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+			},
+			func() error {
+				return os.NewSyscallError("mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=1m"))
+			},
+			func() error { return os.NewSyscallError("chdir", unix.Chdir(dir)) },
+			func() error { return os.NewSyscallError("pivot_root", unix.PivotRoot(".", ".")) },
+			func() error { return os.NewSyscallError("umount", unix.Unmount(".", unix.MNT_DETACH)) })
 	})
 	return err
 }
