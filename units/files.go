@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -34,6 +36,9 @@ const TerminalsMount = "/proc"
 func (m Machine) files(u *Unit) (notes []string) {
 	if m.Root != "" {
 		u.set("RootDirectory", m.Root)
+	}
+	if m.Hides != "" { // else what is unmounted below it goes in the machine too
+		u.set("MountFlags", uint64(unix.MS_PRIVATE))
 	}
 	u.set("MountAPIVFS", true)
 	u.set("BindLogSockets", false)

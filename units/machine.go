@@ -218,6 +218,12 @@ func (m Machine) companion(name string) Unit {
 	return u
 }
 
+// Hideable says whether Root can be unmounted while the machine runs: nothing of what is mounted on the host later is to show in it.
+func (m Machine) Hideable() bool {
+	return m.Flavor == ServiceFlavor && !slices.ContainsFunc(m.Mounts, func(v Mount) bool { return v.Propagation == "slave" }) &&
+		!slices.ContainsFunc(m.Extra, func(d Directive) bool { return d.Name == "MountFlags" })
+}
+
 // HiddenFile is there from before the client unmounts Root, for the sake of other services, if it does.
 func (m Machine) HiddenFile() string { return path.Join(m.Dir, "hidden") }
 

@@ -74,7 +74,7 @@ func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img
 	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(m.Dir)
 	}
-	if m.Detached && m.Flavor == units.ServiceFlavor && !takesDescriptor(m.Manager) {
+	if m.Detached && m.Hideable() && !takesDescriptor(m.Manager) {
 		var err error
 		if m.Hides, err = os.Executable(); err != nil {
 			return err

@@ -120,13 +120,13 @@ func run(ctx context.Context, o *options) (status int, err error) {
 		return 0, nil
 	}
 	go o.process.forward(signals, func(s syscall.Signal) error { return streams.signal(ctx, service, s) })
+	waiting, stopWaiting := context.WithCancelCause(ctx)
+	defer stopWaiting(nil)
 	go func() {
-		if err := <-registered; err != nil {
+		if err := <-registered; err != nil && waiting.Err() == nil { // else the connection was closed, since it has ended
 			fmt.Fprintf(os.Stderr, "nspawnd-run: %s: %v; it runs on, and machinectl does not know it\n", m.Name, err)
 		}
 	}()
-	waiting, stopWaiting := context.WithCancelCause(ctx)
-	defer stopWaiting(nil)
 	if err := streams.attach(func() { stopWaiting(errLeft) }); err != nil {
 		_ = bus.Stop(ctx, service.Name)
 		return 0, wrap(err)

@@ -446,9 +446,18 @@ func restart(t *testing.T, m *Machine) {
 	if mounts := m.Must("cat", "/proc/self/mounts"); strings.Contains(mounts, "/run/nspawnd/keep") {
 		t.Errorf("the machine's mounts are on the host:\n%s", mounts)
 	}
+	inside := func() string {
+		return m.Must("sh", "-c", "grep -c ' /srv ' /proc/$(systemctl show -P MainPID nspawnd-keep)/mounts")
+	}
+	if inside() != "1\n" {
+		t.Error("its volume is not in the machine")
+	}
 	m.Must("systemctl", "restart", "nspawnd-keep")
 	count(2)
 	registered()
+	if inside() != "1\n" {
+		t.Error("its volume is not in the machine that was restarted")
+	}
 	m.Must("systemctl", "restart", "systemd-machined")
 	m.Must("systemctl", "is-active", "nspawnd-keep")
 	registered()
