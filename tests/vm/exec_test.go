@@ -190,7 +190,7 @@ func execConfinement(t *testing.T, m *Machine) {
 		m.Script("systemctl kill -s KILL --kill-whom=main nspawnd-" + name + "; systemctl stop nspawnd-" + name + "; systemctl reset-failed nspawnd-" + name)
 	}
 	m.expect(t,
-		outcome{"nspawnd-run -d --name little -u 1234 --entrypoint sleep " + redis + " inf; machinectl-lite exec --privileged -u 0 little grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; machinectl-lite exec --privileged little sh -c 'id -u; cat /proc/self/cgroup' | grep -vE '^[1-9].*:'; machinectl-lite kill -s KILL little; systemctl reset-failed nspawnd-little", 0,
+		outcome{"nspawnd-run -d --name little -u 1234 --entrypoint sleep " + redis + " inf; machinectl-lite exec --privileged -u 0 little grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; machinectl-lite exec --privileged little sh -c 'id -u; cat /proc/self/cgroup' | grep -vE '^[1-9].*:'; machinectl-lite kill -s KILL little; await systemctl is-failed -q nspawnd-little; systemctl reset-failed nspawnd-little", 0,
 			"/^little\nCapEff:\t000001ff[0-9a-f]*ffff\nNoNewPrivs:\t0\nSeccomp:\t0\n1234\n0::/\n$/", ""},
 	)
 }
