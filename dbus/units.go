@@ -114,7 +114,9 @@ func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
 
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
 func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
-	c.waitWhile(ctx, func() bool { return c.ends(ctx, units.ServiceName(machine)) && c.loaded(ctx, units.CompanionName(machine)) })
+	c.waitWhile(ctx, func() bool {
+		return c.ends(ctx, units.ServiceName(machine)) && c.loaded(ctx, units.CompanionName(machine))
+	})
 }
 
 // AwaitDirectory waits a while, if our machine of that name is ending or has ended, until its companion lets go of what it owns, and says whether it
