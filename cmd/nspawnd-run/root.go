@@ -315,17 +315,24 @@ func hide(ctx context.Context, service *dbus.Service, m *units.Machine) error {
 	return nil
 }
 
-// keep leaves the mount and the directory to the machine's companion unit.
-func (t *rootTree) keep() { t.kept = true }
+// keep leaves the mount and the directory to the machine's units. To be the last who closes the mount costs a millisecond, and that is the manager then.
+func (t *rootTree) keep() {
+	t.kept = true
+	t.closeMounts()
+}
+
+func (t *rootTree) closeMounts() {
+	for _, mount := range []*os.File{t.mount, t.terminals} {
+		if mount != nil {
+			mount.Close()
+		}
+	}
+	t.mount, t.terminals = nil, nil
+}
 
 // release lets go of the tree and, unless it is kept, removes every trace of it.
 func (t *rootTree) release() {
-	if t.mount != nil {
-		t.mount.Close()
-	}
-	if t.terminals != nil {
-		t.terminals.Close()
-	}
+	t.closeMounts()
 	if t.users != nil {
 		t.users.Namespace.Close()
 	}
