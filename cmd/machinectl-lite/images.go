@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,18 +14,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"nspawnd/image"
+	"nspawnd/machined"
 )
 
 func listImagesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list-images",
-		Short: "List the images in the store",
+		Short: "List images",
 		Long: `List the images in the store: the bytes that an image's layers take on disk (a layer that images share counts for each), when
-it was built and when it was stored here, why it was accepted, and the digest of its manifest.`,
+it was built and when it was stored here, why it was accepted, and the digest of its manifest. Among them are the images of systemd-nspawn and others that
+systemd-machined knows; with --all also hidden ones.`,
 		Example: `  machinectl-lite list-images
   machinectl-lite list-images --json=pretty`,
 		Args: noArguments,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err
@@ -33,13 +36,14 @@ it was built and when it was stored here, why it was accepted, and the digest of
 			if images == nil && err != nil {
 				return err
 			}
-			return errors.Join(imageTable(store, images, options.jsonLayout() != "").show("images"), err)
+			pool, poolErr := poolImages(cmd.Context())
+			return errors.Join(imageTable(store, images, pool, options.jsonLayout() != "").show("images"), err, poolErr)
 		},
 	}
 }
 
 // imageTable has machinectl's columns and, after them, our own; for people, or exact.
-func imageTable(store *image.Store, images []*image.Image, exact bool) table {
+func imageTable(store *image.Store, images []*image.Image, pool []machined.Image, exact bool) table {
 	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}}
 	for _, img := range images {
 		created := readBlobs(store, img).created()
@@ -51,6 +55,22 @@ func imageTable(store *image.Store, images []*image.Image, exact bool) table {
 		}
 		t.rows = append(t.rows, row)
 	}
+	for _, img := range pool {
+		row := []string{img.Name, img.Type, yesNo(img.ReadOnly), "", "", "", "", ""}
+		switch known := img.Usage != machined.NoLimit; {
+		case known && exact:
+			row[3] = strconv.FormatUint(img.Usage, 10)
+		case known:
+			row[3] = bytesWords(int64(img.Usage))
+		}
+		if exact {
+			row[4], row[5] = rfc3339(img.Created), rfc3339(img.Modified)
+		} else {
+			row[4], row[5] = timestamp(img.Created), timestamp(img.Modified)
+		}
+		t.rows = append(t.rows, row)
+	}
+	slices.SortStableFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	return t
 }
 
@@ -91,8 +111,13 @@ func imageNames(minimum, maximum int) cobra.PositionalArgs {
 	}
 }
 
-// forEachImage does something with every image that is named, also when it failed for one before.
-func forEachImage(names []string, do func(*image.Store, *image.Image) error) error {
+// forEachStored does something with every image of the store that is named.
+func forEachStored(names []string, do func(*image.Store, *image.Image) error) error {
+	return forEachImage(context.Background(), names, do, nil)
+}
+
+// forEachImage does something with every image that is named, of the store or else of machined's, also when it failed for one before.
+func forEachImage(ctx context.Context, names []string, do func(*image.Store, *image.Image) error, doInPool func(poolImageDetails) error) error {
 	store, err := image.Open(storeRoot)
 	if err != nil {
 		return err
@@ -100,8 +125,17 @@ func forEachImage(names []string, do func(*image.Store, *image.Image) error) err
 	var failed failures
 	for _, name := range names {
 		img, err := findImage(store, name)
-		if err == nil {
+		switch {
+		case err == nil:
 			err = do(store, img)
+		case doInPool != nil:
+			err = inPool(ctx, name, err, func(c *machined.Client) error {
+				details, err := newPoolImageDetails(ctx, c, name)
+				if err != nil {
+					return err
+				}
+				return doInPool(details)
+			})
 		}
 		if err != nil {
 			failed = append(failed, err)
@@ -170,7 +204,7 @@ func matches(img *image.Image, name string) bool {
 
 // completeImages offers the names of the stored images for the first maximum arguments, -1 for all.
 func completeImages(maximum int) cobra.CompletionFunc {
-	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if maximum >= 0 && len(args) >= maximum {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -183,6 +217,12 @@ func completeImages(maximum int) cobra.CompletionFunc {
 		for _, img := range images {
 			if name := img.Reference.String(); !slices.Contains(args, name) {
 				names = append(names, name)
+			}
+		}
+		pool, _ := poolImages(cmd.Context())
+		for _, img := range pool {
+			if !slices.Contains(args, img.Name) {
+				names = append(names, img.Name)
 			}
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
@@ -224,16 +264,16 @@ func rfc3339(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// bytesWords gives a size as systemd does: powers of 1024, one digit behind the point.
+// bytesWords gives a size as systemd does: powers of 1024, cut after one digit behind the point, unless that is 0.
 func bytesWords(n int64) string {
 	const units = "BKMGTPE"
-	i := 0
-	value := float64(n)
-	for ; value >= 1024 && i < len(units)-1; i++ {
-		value /= 1024
+	i, unit := 0, int64(1)
+	for ; n/unit >= 1024 && i < len(units)-1; i++ {
+		unit *= 1024
 	}
-	if i == 0 {
-		return fmt.Sprintf("%dB", n)
+	whole, tenth := n/unit, uint64(n%unit)*10/uint64(unit)
+	if tenth == 0 {
+		return fmt.Sprintf("%d%c", whole, units[i])
 	}
-	return fmt.Sprintf("%.1f%c", value, units[i])
+	return fmt.Sprintf("%d.%d%c", whole, tenth, units[i])
 }

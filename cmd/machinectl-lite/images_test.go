@@ -57,16 +57,16 @@ func TestImageTable(t *testing.T) {
 	store, img := testImage(t)
 	img.Size = 80 << 20
 	people := []string{
-		"registry.test:5000/demo/x:1", "oci", "no", "80.0M", "Mon 2001-01-01 00:00:00 UTC", "Sun 2001-09-09 01:46:40 UTC", "signedBy 89ABCDEF01234567", "e3b0c44298fc",
+		"registry.test:5000/demo/x:1", "oci", "no", "80M", "Mon 2001-01-01 00:00:00 UTC", "Sun 2001-09-09 01:46:40 UTC", "signedBy 89ABCDEF01234567", "e3b0c44298fc",
 	}
-	if diff := cmp.Diff([][]string{people}, imageTable(store, []*image.Image{img}, false).rows); diff != "" {
+	if diff := cmp.Diff([][]string{people}, imageTable(store, []*image.Image{img}, nil, false).rows); diff != "" {
 		t.Error(diff)
 	}
 	programs := []string{
 		"registry.test:5000/demo/x:1", "oci", "no", "83886080", "2001-01-01T00:00:00Z", "2001-09-09T01:46:40Z",
 		"signedBy 0123456789ABCDEF0123456789ABCDEF01234567", string(image.DigestOf(nil)),
 	}
-	if diff := cmp.Diff([][]string{programs}, imageTable(store, []*image.Image{img}, true).rows); diff != "" {
+	if diff := cmp.Diff([][]string{programs}, imageTable(store, []*image.Image{img}, nil, true).rows); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -148,7 +148,7 @@ func TestFindImage(t *testing.T) {
 }
 
 func TestBytesWords(t *testing.T) {
-	for n, want := range map[int64]string{0: "0B", 1023: "1023B", 1024: "1.0K", 1536: "1.5K", 1 << 30: "1.0G", 1<<63 - 1: "8.0E"} {
+	for n, want := range map[int64]string{0: "0B", 1023: "1023B", 1024: "1K", 1064: "1K", 1536: "1.5K", 1 << 30: "1G", 1<<63 - 1: "7.9E"} {
 		if got := bytesWords(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
 		}

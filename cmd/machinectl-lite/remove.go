@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -24,7 +25,7 @@ func removeCommand() *cobra.Command {
 removed and how many bytes that freed.
 
 An image that a machine uses is not removed, except for one of several names of it. Neither is one that is marked read-only. Each NAME is
-tried, also when it failed for one before.`,
+tried, also when it failed for one before. An image of systemd-nspawn is removed as machinectl does, also if it is read-only.`,
 		Example: `  machinectl-lite remove registry.example/team/web:1
   machinectl-lite remove --json=pretty registry.example/team/web:1 registry.example/team/web:2`,
 		Args:              imageNames(1, -1),
@@ -36,10 +37,16 @@ tried, also when it failed for one before.`,
 			}
 			var failed failures
 			var refs []image.Reference
+			var fromPool []image.Removed
 			for _, name := range names {
 				ref, err := storedName(store, name)
 				if err != nil {
-					failed = append(failed, err)
+					removed, err := removeFromPool(cmd.Context(), name, err)
+					if err != nil {
+						failed = append(failed, err)
+					} else {
+						fromPool = append(fromPool, removed)
+					}
 					continue
 				}
 				if !slices.Contains(refs, ref) {
@@ -52,7 +59,7 @@ tried, also when it failed for one before.`,
 			}
 			rest, errs := store.Remove(cmd.Context(), refs)
 			failed = append(failed, errs...)
-			if err := showRemoved(append(removed, rest...)); err != nil || failed == nil {
+			if err := showRemoved(slices.Concat(fromPool, removed, rest)); err != nil || failed == nil {
 				return err
 			}
 			return failed
@@ -66,7 +73,8 @@ func cleanCommand() *cobra.Command {
 		Short: "Remove what no image and no machine needs",
 		Long: `Remove from the store what no image, no machine and no pull in progress needs: layers and blobs of images that were replaced or
 half pulled, directories of machines that are gone, files of commands that were killed. With --all, also every image that no machine
-uses, unless it is marked read-only. Says what was removed and how many bytes that freed.
+uses, unless it is marked read-only. Says what was removed and how many bytes that freed. Hidden images of systemd-machined, which downloads have left, go too; with
+--all its others stay, unlike with machinectl: they are not to be had again.
 
 It can run at any time, beside pulls and starts.`,
 		Example: `  machinectl-lite clean
@@ -83,10 +91,11 @@ It can run at any time, beside pulls and starts.`,
 				return err
 			}
 			rest, err := store.Clean(cmd.Context(), options.all)
-			if showErr := showRemoved(append(removed, rest...)); showErr != nil {
+			hidden, poolErr := cleanPool(cmd.Context())
+			if showErr := showRemoved(slices.Concat(removed, rest, hidden)); showErr != nil {
 				return showErr
 			}
-			return err
+			return errors.Join(err, poolErr)
 		},
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -31,7 +30,7 @@ An image's NAME may be the end of its name, or the first digits of its ID or dig
 		Example: `  machinectl-lite image-status registry.example/team/web:1
   machinectl-lite image-status web`,
 		ValidArgsFunction: completeImages(-1),
-		RunE: func(_ *cobra.Command, names []string) (err error) {
+		RunE: func(cmd *cobra.Command, names []string) (err error) {
 			out := openOutput(options.noPager)
 			defer func() { err = errors.Join(err, out.close()) }()
 			if len(names) == 0 {
@@ -42,12 +41,12 @@ An image's NAME may be the end of its name, or the first digits of its ID or dig
 				_, err = fmt.Fprintf(out, "\t%8s: %s\n\t%8s: %s\n\t%8s: %d\n", "Path", storeRoot, "Usage", bytesWords(usage.bytes), "Images", usage.images)
 				return err
 			}
-			separator := ""
-			return forEachImage(names, func(store *image.Store, img *image.Image) error {
-				_, err := io.WriteString(out, separator+newImageDetails(store, img).format(time.Now()))
-				separator = "\n"
-				return err
-			})
+			shower := imageShower{out: out}
+			return forEachImage(cmd.Context(), names,
+				func(store *image.Store, img *image.Image) error {
+					return shower.show(newImageDetails(store, img).format(time.Now()))
+				},
+				func(d poolImageDetails) error { return shower.show(d.format(time.Now())) })
 		},
 	}
 }
@@ -63,7 +62,7 @@ has too are called as there. Properties without a value are shown with --all.`,
   machinectl-lite show-image -P ManifestDigest web
   machinectl-lite show-image --property=TrustKind,Signer web`,
 		ValidArgsFunction: completeImages(-1),
-		RunE: func(_ *cobra.Command, names []string) error {
+		RunE: func(cmd *cobra.Command, names []string) error {
 			flags.join()
 			if len(names) == 0 {
 				usage, err := storeUsage()
@@ -73,12 +72,12 @@ has too are called as there. Properties without a value are shown with --all.`,
 				fmt.Print(flags.format([]property{{"PoolPath", storeRoot}, {"PoolUsage", strconv.FormatInt(usage.bytes, 10)}, {"PoolLimit", "infinity"}}))
 				return nil
 			}
-			separator := ""
-			return forEachImage(names, func(store *image.Store, img *image.Image) error {
-				fmt.Print(separator, flags.format(newImageDetails(store, img).properties()))
-				separator = "\n"
-				return nil
-			})
+			shower := imageShower{out: os.Stdout}
+			return forEachImage(cmd.Context(), names,
+				func(store *image.Store, img *image.Image) error {
+					return shower.show(flags.format(newImageDetails(store, img).properties()))
+				},
+				func(d poolImageDetails) error { return shower.show(flags.format(d.properties())) })
 		},
 	}
 	flags.register(cmd)
@@ -240,11 +239,7 @@ func (d imageDetails) format(now time.Time) string {
 	lines("Platform", d.platform())
 	lines("Digest", string(d.ManifestDigest))
 	lines("ID", d.ConfigDigest.Hex())
-	if d.ReadOnly {
-		lines("RO", "read-only")
-	} else {
-		lines("RO", "writable")
-	}
+	lines("RO", writability(d.ReadOnly))
 	when("Created", d.created)
 	when("Modified", d.Pulled)
 	lines("Usage", fmt.Sprintf("%s (exclusive: %s)", bytesWords(d.Size), bytesWords(d.exclusive)))
@@ -264,6 +259,13 @@ func (d imageDetails) format(now time.Time) string {
 	lines("Stop", d.Config.StopSignal)
 	lines("Labels", d.labels()...)
 	return b.String()
+}
+
+func writability(readOnly bool) string {
+	if readOnly {
+		return "read-only"
+	}
+	return "writable"
 }
 
 // quoted writes words so that one sees where each begins and ends.
@@ -330,7 +332,7 @@ With --raw, show an image's manifest just as it was signed; with --config, its c
 				}
 			}
 			inspected := []inspection{}
-			err := forEachImage(names, func(store *image.Store, img *image.Image) error {
+			err := forEachStored(names, func(store *image.Store, img *image.Image) error {
 				blob := img.ManifestDigest
 				switch {
 				case config:

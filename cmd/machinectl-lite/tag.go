@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"nspawnd/image"
+	"nspawnd/machined"
 )
 
 func tagCommand() *cobra.Command {
@@ -20,7 +21,7 @@ read-only. The proof that the image was accepted by stays that of the name it wa
 		ValidArgsFunction: completeImages(2),
 		RunE: editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
 			return w.Tag(ctx, names[0], names[1])
-		}),
+		}, nil),
 	}
 }
 
@@ -30,12 +31,14 @@ func cloneCommand() *cobra.Command {
 		Use:   "clone NAME NEWNAME",
 		Short: "Clone an image",
 		Long: `Make a copy of an image under a name that no image has. It takes no space: an image never changes. The proof that the image was
-accepted by stays that of the name it was pulled by.`,
+accepted by stays that of the name it was pulled by. An image of systemd-nspawn is copied, as machinectl does.`,
 		Example:           `  machinectl-lite clone --read-only registry.example/team/web:latest localhost/web:known-good`,
 		Args:              imageNames(2, 2),
 		ValidArgsFunction: completeImages(1),
 		RunE: editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
 			return w.Clone(ctx, names[0], names[1], readOnly)
+		}, func(ctx context.Context, c *machined.Client, names []string) error {
+			return c.CloneImage(ctx, names[0], names[1], readOnly)
 		}),
 	}
 	cmd.Flags().BoolVar(&readOnly, "read-only", false, "Mark the clone read-only")
@@ -53,6 +56,8 @@ pulled by. Machines that run on it go on.`,
 		ValidArgsFunction: completeImages(1),
 		RunE: editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
 			return w.Rename(ctx, names[0], names[1])
+		}, func(ctx context.Context, c *machined.Client, names []string) error {
+			return c.RenameImage(ctx, names[0], names[1])
 		}),
 	}
 }
@@ -62,7 +67,7 @@ func readOnlyCommand() *cobra.Command {
 		Use:   "read-only NAME [BOOL]",
 		Short: "Mark or unmark image read-only",
 		Long: `Mark an image read-only, or with "no" take the mark away. An image that is marked is not replaced by a pull, a tag or a clone, and
-not removed by remove or clean. It can be renamed.`,
+not removed by remove or clean. It can be renamed. An image of systemd-nspawn is marked as machinectl does: its files can't be changed.`,
 		Example: `  machinectl-lite read-only registry.example/team/web:1.4
   machinectl-lite read-only registry.example/team/web:1.4 no`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +91,8 @@ not removed by remove or clean. It can be renamed.`,
 			}
 			return editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
 				return w.SetReadOnly(ctx, names[0], readOnly)
+			}, func(ctx context.Context, c *machined.Client, names []string) error {
+				return c.MarkImageReadOnly(ctx, names[0], readOnly)
 			})(cmd, args[:1])
 		},
 	}
@@ -100,14 +107,18 @@ func boolean(s string) (bool, error) {
 	return value, nil
 }
 
-// editStore makes a command of a function that changes the store's images with these names.
-func editStore(edit func(context.Context, *image.Writer, []image.Reference) error) func(*cobra.Command, []string) error {
+// editStore makes a command of a function that changes the store's images with these names, and one, nil for none, that changes machined's.
+func editStore(edit func(context.Context, *image.Writer, []image.Reference) error,
+	editPool func(context.Context, *machined.Client, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		store, err := image.Open(storeRoot)
 		if err != nil {
 			return err
 		}
 		img, err := findImage(store, args[0])
+		if err != nil && editPool != nil {
+			return inPool(cmd.Context(), args[0], err, func(c *machined.Client) error { return editPool(cmd.Context(), c, args) })
+		}
 		if err != nil {
 			return err
 		}

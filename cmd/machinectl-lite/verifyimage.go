@@ -47,7 +47,7 @@ no fault.`,
 func verifyImages(ctx context.Context, names []string, policyOnly, repair bool) error {
 	t := table{header: []string{"NAME", "TRUST", "SIGNER", "RULE", "CHECKED", "RESULT"}}
 	var faulty failures
-	err := forEachImage(names, func(store *image.Store, img *image.Image) error {
+	err := forEachStored(names, func(store *image.Store, img *image.Image) error {
 		faults := verifyImage(ctx, store, img, policyOnly, repair)
 		result, trust := "ok", img.Trust
 		if faults != nil {

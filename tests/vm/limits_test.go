@@ -71,7 +71,7 @@ func TestLimits(t *testing.T) {
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
 	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "live", "exec: 137",
-		"start hog", "oom hog", "die hog status=137", "start live", "oom live", "67108864", "33554432", "15", "20000 100000", "live 32.0M 1",
+		"start hog", "oom hog", "die hog status=137", "start live", "oom live", "67108864", "33554432", "15", "20000 100000", "live 32M 1",
 		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6",
 		"invalid argument", "not permitted", "not permitted", "invalid argument", "invalid argument", "kept", "running"}
 	got := strings.Split(strings.TrimSpace(result.Stdout), "\n")
