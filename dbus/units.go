@@ -105,6 +105,31 @@ func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bo
 	return u, err == nil && slices.Contains(running, u.ActiveState)
 }
 
+// End is how a service's main process ended.
+type End struct {
+	Unit
+	At     time.Time
+	Exited bool // else a signal ended it
+	Status int  // the exit status, or the signal
+}
+
+// MachineEnd tells how our machine of that name ended, if the manager still knows: for a detached one that failed.
+func (c *Conn) MachineEnd(ctx context.Context, machine string) (e End, ended bool) {
+	service := units.ServiceName(machine)
+	if units.MachineOf(service) != machine {
+		return e, false
+	}
+	unit, err := c.Unit(ctx, service)
+	if err != nil || unit.ActiveState != "failed" && unit.ActiveState != "inactive" {
+		return e, false
+	}
+	values, err := c.Properties(ctx, service)
+	code, _ := values["ExecMainCode"].(int32)
+	status, _ := values["ExecMainStatus"].(int32)
+	at, _ := values["ExecMainExitTimestamp"].(uint64)
+	return End{unit, time.UnixMicro(int64(at)), code == codeExited, int(status)}, err == nil && code != 0
+}
+
 // OwnsDirectory says whether the companion of our machine of that name is there, or comes or goes, and with it what it owns. One that has stopped is
 // loaded for as long as a service that failed is.
 func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {

@@ -52,6 +52,12 @@ func (e *eventPrinter) followMemory(ctx context.Context) error {
 	}
 }
 
+// outOfMemorySince says whether a process of our machine was killed for that.
+func outOfMemorySince(ctx context.Context, name string, since time.Time) bool {
+	out, _ := outOfMemoryJournal(ctx, since, "UNIT="+units.ServiceName(name)).Output()
+	return len(bytes.TrimSpace(out)) > 0
+}
+
 // killed tells, before a machine's end is told, if it has run out of memory: who follows the journal learns it up to a quarter of a second later.
 func (e *eventPrinter) killed(name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), syncLimit)

@@ -14,6 +14,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ func statusCommand() *cobra.Command {
 		Use:   "status NAME...",
 		Short: "Show details of machines",
 		Long: `Show what a machine is, since when it runs, its processes and the last lines of its log. The image is shown for machines of
-nspawnd.`,
+nspawnd. Of a detached one that failed, show how it ended.`,
 		Example: `  machinectl-lite status web
   machinectl-lite status --lines=50 --output=short-iso web
   machinectl-lite status --full web db`,
@@ -49,6 +50,13 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
+			if end, ended := host.systemd.MachineEnd(cmd.Context(), name); ended && unknown(err) {
+				if _, err := io.WriteString(out, separator+endWords(cmd.Context(), name, end, time.Now(), !host.elsewhere)); err != nil {
+					return err
+				}
+				separator = "\n"
+				return fmt.Errorf("machine %s has ended; to forget it: systemctl reset-failed %s", name, end.Name)
+			}
 			if store, openErr := image.Open(storeRoot); options.own() && openErr == nil && image.IsKept(store.KeptDir(name)) {
 				return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
 			}
@@ -63,6 +71,30 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 		}
 		return showJournal(cmd.Context(), out, status.Unit, status.logSince)
 	})
+}
+
+// endWords lays out how a machine ended as its status.
+func endWords(ctx context.Context, name string, end dbus.End, now time.Time, journal bool) string {
+	var b strings.Builder
+	line := func(label, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable.Line(value))
+		}
+	}
+	b.WriteString(printable.Line(name) + "\n")
+	line("Since", timestamp(end.Started))
+	line("Ended", timestamp(end.At)+"; "+age(now.Sub(end.At)))
+	status := strconv.Itoa(end.Status)
+	if !end.Exited {
+		status = fmt.Sprintf("%d (%s)", 128+end.Status, unix.SignalName(syscall.Signal(end.Status)))
+	}
+	if journal && outOfMemorySince(ctx, name, end.Started) {
+		status += ", out of memory"
+	}
+	line("Status", status)
+	line("Image", unitImage(end.Description, name))
+	line("Unit", end.Name)
+	return b.String()
 }
 
 // status is what is shown of a machine.

@@ -335,6 +335,7 @@ func detached(t *testing.T, m *Machine) {
 	m.expect(t,
 		outcome{"nspawnd-run -d --name sad " + tiny + " exit 3", 0, "sad\n", ""},
 		outcome{"await systemctl is-failed -q nspawnd-sad; systemctl show nspawnd-sad -p ExecMainStatus", 0, "ExecMainStatus=3\n", ""},
+		outcome{"machinectl-lite status sad", 1, "/^sad\n\t   Since: .*\n\t   Ended: .* ago\n\t  Status: 3\n\t   Image: .*tiny.*\n\t    Unit: nspawnd-sad.service\n$/", "machinectl-lite: machine sad has ended; to forget it: systemctl reset-failed nspawnd-sad.service\n"},
 		outcome{"nspawnd-run --name sad " + tiny + " echo better", 0, "better\n", ""},
 	)
 	// Redis runs as its own user with its volume.
