@@ -30,6 +30,14 @@ func (m Machine) launched() bool {
 		len(m.Secrets) > 0 || m.Streams.Terminal
 }
 
+// ambient gives the capabilities that the payload has without being root: as with podman, those that were asked for.
+func (m Machine) ambient() uint64 {
+	if m.Account.UID == 0 {
+		return 0
+	}
+	return m.Security.AddCapabilities
+}
+
 // foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host. A user namespace's are.
 func (m Machine) foreignIDs() bool {
 	a := m.Account
@@ -104,8 +112,8 @@ func (m Machine) launch(u *Unit) error {
 	if m.hasUsers() { // what a program gets of them that is no user of the namespace
 		u.set("AmbientCapabilities", cmp.Or(u.Get("CapabilityBoundingSet"), any(allCapabilities)))
 	}
-	if a := m.Account; m.foreignIDs() {
-		if ambient := m.Security.AddCapabilities; ambient != 0 && a.UID != 0 { // as podman: what was asked for, also without root
+	if m.foreignIDs() {
+		if ambient := m.ambient(); ambient != 0 {
 			args = append(args, fmt.Sprintf("--ambient=%x", ambient))
 		}
 		args = append(args, "--ids="+m.ids())

@@ -86,7 +86,7 @@ func healthActions(t *testing.T, m *Machine) {
 func probeConfinement(t *testing.T, m *Machine) {
 	m.buildLook(t)
 	machines := map[string]string{
-		"root": "-u 0", "user": "-u 1234:56", "network": "-u 0 --network none", "cap": "-u 0 -p CapabilityBoundingSet=CAP_CHOWN", "filter": "-u 0 -p SystemCallFilter=~mknod:EXDEV -p LimitNOFILE=99:100",
+		"root": "-u 0", "user": "-u 1234:56", "network": "-u 0 --network none", "cap": "-u 0 -p CapabilityBoundingSet=CAP_CHOWN", "ambient": "-u 1234:56 --cap-add NET_ADMIN", "filter": "-u 0 -p SystemCallFilter=~mknod:EXDEV -p LimitNOFILE=99:100",
 	}
 	m.withUsers(machines)
 	for name, options := range machines {
