@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/version"
@@ -72,7 +73,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	// A second signal ends us at once, but not the one that nspawnd-run passes on when Ctrl-C has reached us both.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
-	err := newRootCommand().ExecuteContext(ctx)
+	root := newRootCommand()
+	root.SetArgs(verbFirst(root, os.Args[1:]))
+	err := root.ExecuteContext(ctx)
 	stopAgent()
 	os.Exit(exitStatus(err))
 }
@@ -151,6 +154,8 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent.BoolVar(&options.system, "system", false, "Ask the system's, which is the default")
 	persistent.BoolVar(&options.noPager, "no-pager", false, "Do not pipe output into a pager")
 	persistent.BoolVar(&options.noAsk, "no-ask-password", false, "Do not ask for the password of who may do it")
+	persistent.BoolP("quiet", "q", false, "Say less")
+	_ = persistent.MarkHidden("quiet") // of some verbs; machinectl takes it for any
 	persistent.BoolVar(&options.noLegend, "no-legend", false, "Do not show the headers and footers")
 	persistent.BoolVarP(&options.all, "all", "a", false, "Show hidden machines and images, and long or unprintable log fields too")
 	persistent.BoolVarP(&options.full, "full", "l", false, "Do not ellipsize output")
@@ -191,6 +196,43 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		}
 	}
 	return root
+}
+
+// verbFirst puts the verb before the options that are before it, as machinectl takes them: options belong to verbs here.
+func verbFirst(root *cobra.Command, args []string) []string {
+	verbs := map[string]bool{}
+	values := map[string]bool{} // whether an option takes a value
+	note := func(f *pflag.Flag) {
+		values["--"+f.Name] = f.NoOptDefVal == ""
+		if f.Shorthand != "" {
+			values["-"+f.Shorthand] = f.NoOptDefVal == ""
+		}
+	}
+	root.PersistentFlags().VisitAll(note)
+	for _, verb := range root.Commands() {
+		for _, name := range append(verb.Aliases, verb.Name()) {
+			verbs[name] = true
+		}
+		verb.Flags().VisitAll(note)
+	}
+	for i := 0; i < len(args) && args[i] != "--"; i++ {
+		switch arg := args[i]; {
+		case !strings.HasPrefix(arg, "-") && verbs[arg]:
+			return slices.Concat(args[i:i+1], args[:i], args[i+1:])
+		case !strings.HasPrefix(arg, "-"):
+			return args
+		case strings.HasPrefix(arg, "--"):
+			if values[arg] {
+				i++
+			}
+		default: // letters, of which the first that takes a value has what follows
+			letter := strings.IndexFunc(arg[1:], func(r rune) bool { return values["-"+string(r)] })
+			if letter >= 0 && letter == len(arg)-2 {
+				i++
+			}
+		}
+	}
+	return args
 }
 
 // knownVerb refuses whatever is left over as the first argument: no verb has that name.

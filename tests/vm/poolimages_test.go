@@ -25,7 +25,7 @@ func TestPoolImages(t *testing.T) {
 				"disk raw\nempty directory\n" + stored + " oci\ntree directory\n.hidden\n.host\ndisk\nempty\n" + stored + "\ntree\n", ""},
 			outcome{"machinectl-lite __complete remove '' 2> /dev/null | head -n -1 | sort", 0, "disk\nempty\n" + stored + "\ntree\n", ""},
 
-			outcome{"machinectl-lite clone tree copy; machinectl-lite clone --read-only tree ro; machinectl show-image -P ReadOnly copy ro | grep ." + exists("copy/usr ro/usr"), 0, "no\nyes\ncopy/usr\nro/usr\n", ""},
+			outcome{"machinectl-lite clone tree copy; machinectl-lite -q --read-only clone tree ro; machinectl show-image -P ReadOnly copy ro | grep ." + exists("copy/usr ro/usr"), 0, "no\nyes\ncopy/usr\nro/usr\n", ""},
 			outcome{"machinectl-lite clone tree copy", 1, "", "machinectl-lite: image tree: File exists\n"},
 			outcome{"machinectl-lite rename copy moved" + exists("copy moved"), 2, "moved\n", "/cannot access 'copy'/"},
 			outcome{"machinectl-lite rename moved tree", 1, "", "/^machinectl-lite: image moved: .*File exists\n$/"},
