@@ -8,7 +8,7 @@ func TestEvents(t *testing.T) {
 		m.signedImages()
 		// watch starts events; told waits until it has told of something and prints all without time and digests, as JSON.
 		const watch = `told() { await grep -q "$1" /tmp/events && sleep 0.3; jq -r 'del(.time) | del(.digest) | [.[]] | @tsv' /tmp/events | tr '\t' ' '; }
-			watch() { machinectl-lite events --json=short "$@" > /tmp/events 2> /tmp/errors & watcher=$!; await sh -c "ls -l /proc/$watcher/fd | grep -q inotify"; sleep 0.3; }
+			watch() { machinectl-lite events --json=short "$@" > /tmp/events 2> /tmp/errors & watcher=$!; await sh -c "ls -l /proc/$watcher/fd 2>/dev/null | grep -q inotify"; sleep 0.3; }
 			`
 		const end = "; kill $watcher; wait $watcher; cat /tmp/errors"
 		image := " " + tiny + ":latest"

@@ -93,7 +93,7 @@ func keeps(t *testing.T, m *Machine) {
 		outcome{"machinectl-lite clean; machinectl-lite remove " + redis, 1, "", "/machine pet uses it/"},
 		outcome{"nspawnd-run --name pet " + tiny + " true", 125, "", "/name is a kept machine's/"},
 		// As after a reboot: nothing of it is in the manager, and /run is empty.
-		outcome{"systemctl daemon-reexec; rm -rf /run/nspawnd; machinectl-lite start pet; " + up + "machinectl-lite list-kept --no-legend; machinectl-lite status pet | grep Label", 0, "/^pet\nfirst\nfirst\npet +running.*\n.*Label: a=b\n$/", ""},
+		outcome{"systemctl daemon-reexec; umount -Rq /run/nspawnd/mounts; rm -rf /run/nspawnd; machinectl-lite start pet; " + up + "machinectl-lite list-kept --no-legend; machinectl-lite status pet | grep Label", 0, "/^pet\nfirst\nfirst\npet +running.*\n.*Label: a=b\n$/", ""},
 		outcome{"machinectl-lite start pet", 125, "", "/^nspawnd-run: pet: the name pet is taken: it runs .*\n$/"},
 		outcome{"machinectl-lite remove-machine pet", 1, "", "/machine pet runs; to end it/"},
 		outcome{down + "machinectl-lite start pet; " + up + down, 0, "pet\nfirst\nfirst\nfirst\n", ""},

@@ -268,7 +268,7 @@ func TestDiskFull(t *testing.T) {
 		m.Copy(disk, "/var/lib/nspawnd/disk")
 		result := m.Script(`
 			one=` + names[0] + ` other=` + names[1] + `
-			mkdir /mnt/disk; mount -o loop /var/lib/nspawnd/disk /mnt/disk; cd /mnt/disk
+			mkdir /mnt/disk; ` + mountDisk + `; cd /mnt/disk
 			lite() { machinectl-lite --root=/mnt/disk/store "$@"; }
 			pull() { lite pull-oci --quiet --insecure-options=image $1 > /tmp/out 2> /tmp/err; }
 			listing() { find store -printf '%y %P\n' | sort; }
@@ -307,6 +307,9 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
+// mountDisk tries again: between finding a free loop device and taking it, another lab may take it.
+const mountDisk = `for try in 1 2 3 4 5; do ! mount -o loop /var/lib/nspawnd/disk /mnt/disk || break; sleep 0.2; done; mountpoint -q /mnt/disk`
+
 // The same where something else than blocks runs out, and with the other backend and an ACI.
 func TestDiskFullOtherwise(t *testing.T) {
 	Suites(t, func(t *testing.T, m *Machine) {
@@ -319,7 +322,7 @@ func TestDiskFullOtherwise(t *testing.T) {
 		result := m.Script(`
 			umoci unpack --image ` + m.Images() + `:tiny /tmp/aci; head -c 5M /dev/urandom > /tmp/aci/rootfs/random
 			echo '{"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "app.test/x"}' > /tmp/aci/manifest; tar -C /tmp/aci -czf /tmp/x.aci manifest rootfs
-			mkdir /mnt/disk; mount -o loop /var/lib/nspawnd/disk /mnt/disk; cd /mnt/disk; mkdir filler
+			mkdir /mnt/disk; ` + mountDisk + `; cd /mnt/disk; mkdir filler
 			lite() { machinectl-lite --root=/mnt/disk/store "$@"; }
 			listing() { find store -printf '%y %P\n' | sort; }
 			inodes() { # leaves so many
