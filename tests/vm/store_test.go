@@ -293,11 +293,11 @@ func TestDiskFull(t *testing.T) {
 
 			# Nothing at all is free.
 			space 0; cat /dev/zero > rest 2>/dev/null || true
-			lite remove $other | grep -q '^Freed [3-9]\.[0-9]M: 1 image, ' || echo "remove freed nothing"
+			lite remove $other | grep -q '^Freed [3-9].*M: 1 image, ' || echo "remove freed nothing"
 			listing | diff /tmp/before - || echo "after remove something is left"
 			lite read-only $one no
 			space 0; cat /dev/zero > rest 2>/dev/null || true
-			lite clean --all | grep -q '^Freed [3-9]\.[0-9]M: 1 image, ' || echo "clean freed nothing"
+			lite clean --all | grep -q '^Freed [3-9].*M: 1 image, ' || echo "clean freed nothing"
 			[ -z "$(find store -type f)" ] || echo "after clean something is left"
 			cd /; umount /mnt/disk; rm /var/lib/nspawnd/disk
 		`)
