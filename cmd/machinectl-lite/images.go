@@ -44,7 +44,7 @@ systemd-machined knows; with --all also hidden ones.`,
 
 // imageTable has machinectl's columns and, after them, our own; for people, or exact.
 func imageTable(store *image.Store, images []*image.Image, pool []machined.Image, exact bool) table {
-	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}}
+	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}, size: 4}
 	for _, img := range images {
 		created := readBlobs(store, img).created()
 		row := []string{img.Reference.String(), imageType, yesNo(img.ReadOnly), "", "", "", trustWords(img.Trust, exact), ""}

@@ -21,6 +21,7 @@ type table struct {
 	lines   int        // lines of a cell that are shown, 0 for all
 	footer  string     // instead of one that counts
 	numbers int        // of how many columns at the left are numbers or percentages: flush right, and numbers in JSON
+	size    int        // a column, from 1, of sizes: flush right; 0 for none
 	texts   int        // of how many columns at the right an empty cell is an empty text
 }
 
@@ -93,7 +94,7 @@ func (t table) print(out *output, header, full bool) error {
 					b.WriteString(out.paint(color, " "))
 				}
 				line = out.ellipsize(line, width[j])
-				if j < t.numbers {
+				if j < t.numbers || j == t.size-1 {
 					line = widths.FillLeft(line, width[j])
 				} else {
 					line = widths.FillRight(line, width[j])
