@@ -75,14 +75,16 @@ func withManager(bus *dbus.Conn) (*Conn, error) {
 		return nil, fmt.Errorf("connecting to systemd: %w", err)
 	}
 	c := &Conn{Bus: bus, systemd: manager}
-	c.Subscribe = sync.OnceValue(func() error {
-		err := c.manager().CallWithContext(bus.Context(), managerInterface+".Subscribe", 0).Err
-		if isError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
-			return nil
-		}
-		return err
-	})
+	c.Subscribe = sync.OnceValue(func() error { return c.subscribe(bus.Context()) })
 	return c, nil
+}
+
+func (c *Conn) subscribe(ctx context.Context) error {
+	err := c.manager().CallWithContext(ctx, managerInterface+".Subscribe", 0).Err
+	if isError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
+		return nil
+	}
+	return err
 }
 
 // Close closes the connection, and with it the references to units that it holds.

@@ -8,11 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"nspawnd/internal/thread"
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -51,10 +52,7 @@ func ConnectContainer(ctx context.Context, root *os.File, uid uint32) (*Conn, er
 
 // dialAs connects to a socket as a user.
 func dialAs(uid uint32, path string) (socket *net.UnixConn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for good: the thread, whose user it is, ends with this function
+	thread.Run(func() { // whose user it is
 		const same = ^uintptr(0)
 		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
 			err = os.NewSyscallError("setresuid", errno)
@@ -64,8 +62,7 @@ func dialAs(uid uint32, path string) (socket *net.UnixConn, err error) {
 		if failed := new(net.OpError); errors.As(err, &failed) { // without a path that nobody knows
 			err = failed.Err
 		}
-	}()
-	<-done
+	})
 	return socket, err
 }
 

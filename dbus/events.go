@@ -51,7 +51,7 @@ func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Ev
 	}
 	setup, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	if err := c.manager().CallWithContext(setup, managerInterface+".Subscribe", 0).Err; err != nil && !isError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
+	if err := c.subscribe(setup); err != nil {
 		return fmt.Errorf("following machines: %w", err)
 	}
 	now, err := c.Machines(setup)

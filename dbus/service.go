@@ -436,10 +436,10 @@ func (s *Service) clear(ctx context.Context, set units.Set, running bool) error 
 	c := s.conn.Load()
 	u, err := c.Unit(ctx, s.Name)
 	if err != nil {
-		return fmt.Errorf("asking for %s: %w", s.Name, err)
+		return err
 	}
 	// It may not have begun to start: another client has just asked for that.
-	if !running && (u.MainPID != 0 || u.ActiveState == "activating" || !c.ends(ctx, s.Name)) {
+	if !running && (u.MainPID != 0 || u.ActiveState == "activating" || !c.ending(ctx, u)) {
 		return fmt.Errorf("%s is %s: %w", s.Name, u.ActiveState, ErrNameTaken)
 	}
 	removed := fmt.Sprintf("type='signal',sender='%s',member='UnitRemoved'", managerName)

@@ -54,11 +54,12 @@ type Unit struct {
 
 // Unit asks for a unit of any type.
 func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
-	u := Unit{Name: name}
 	values, err := c.Properties(ctx, name)
-	if err != nil {
-		return u, err
-	}
+	return unitOf(name, values), err
+}
+
+func unitOf(name string, values map[string]any) Unit {
+	u := Unit{Name: name}
 	u.ActiveState, _ = values["ActiveState"].(string)
 	freezer, _ := values["FreezerState"].(string)
 	u.Frozen = strings.HasPrefix(freezer, "frozen") || strings.HasPrefix(freezer, "freezing") // also by a parent
@@ -72,7 +73,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	if job, ok := values["Job"].([]any); ok && len(job) == 2 { // its number and its path
 		u.job, _ = job[1].(dbus.ObjectPath)
 	}
-	return u, nil
+	return u
 }
 
 // absence is how long a manager that is executed anew (systemctl daemon-reexec) may be away from the bus.
@@ -119,15 +120,15 @@ func (c *Conn) MachineEnd(ctx context.Context, machine string) (e End, ended boo
 	if units.MachineOf(service) != machine {
 		return e, false
 	}
-	unit, err := c.Unit(ctx, service)
+	values, err := c.Properties(ctx, service)
+	unit := unitOf(service, values)
 	if err != nil || unit.ActiveState != "failed" && unit.ActiveState != "inactive" {
 		return e, false
 	}
-	values, err := c.Properties(ctx, service)
 	code, _ := values["ExecMainCode"].(int32)
 	status, _ := values["ExecMainStatus"].(int32)
 	at, _ := values["ExecMainExitTimestamp"].(uint64)
-	return End{unit, time.UnixMicro(int64(at)), code == codeExited, int(status)}, err == nil && code != 0
+	return End{unit, time.UnixMicro(int64(at)), code == codeExited, int(status)}, code != 0
 }
 
 // OwnsDirectory says whether the companion of our machine of that name is there, or comes or goes, and with it what it owns. One that has stopped is
@@ -139,9 +140,7 @@ func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
 
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
 func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
-	c.waitWhile(ctx, func() bool {
-		return c.ends(ctx, units.ServiceName(machine)) && c.loaded(ctx, units.CompanionName(machine))
-	})
+	c.waitWhile(ctx, func() bool { return c.ends(ctx, machine) && c.loaded(ctx, units.CompanionName(machine)) })
 }
 
 // AwaitDirectory waits a while, if our machine of that name is ending or has ended, until its companion lets go of what it owns, and says whether it
@@ -149,7 +148,7 @@ func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 func (c *Conn) AwaitDirectory(ctx context.Context, machine string) bool {
 	waiting, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c.waitWhile(waiting, func() bool { return c.ends(ctx, units.ServiceName(machine)) && c.OwnsDirectory(ctx, machine) })
+	c.waitWhile(waiting, func() bool { return c.ends(ctx, machine) && c.OwnsDirectory(ctx, machine) })
 	return !c.OwnsDirectory(ctx, machine)
 }
 
@@ -176,12 +175,16 @@ func (c *Conn) waitWhile(ctx context.Context, condition func() bool) {
 	}
 }
 
-// ends says whether a unit stops or does not run, and is not about to.
-func (c *Conn) ends(ctx context.Context, unit string) bool {
-	u, err := c.Unit(ctx, unit)
+// ends says whether our machine of that name stops or does not run, and is not about to.
+func (c *Conn) ends(ctx context.Context, machine string) bool {
+	u, err := c.Unit(ctx, units.ServiceName(machine))
 	if err != nil {
 		return isError(err, noSuchUnit)
 	}
+	return c.ending(ctx, u)
+}
+
+func (c *Conn) ending(ctx context.Context, u Unit) bool {
 	var job string // none: it is done, or there was none
 	_ = c.Bus.Object(managerName, u.job).CallWithContext(ctx, getProperty, 0, managerName+".Job", "JobType").Store(&job)
 	return job == "stop" || job == "" && slices.Contains([]string{"deactivating", "inactive", "failed"}, u.ActiveState)

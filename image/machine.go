@@ -292,13 +292,22 @@ func (s *Store) lockMachines() (unlock func(), err error) {
 	if err := os.MkdirAll(s.Machines(), 0o700); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(s.Machines())
+	dir, err := LockDirectory(s.Machines())
+	if err != nil {
+		return nil, err
+	}
+	return func() { dir.Close() }, nil
+}
+
+// LockDirectory waits for a directory's lock (flock(2)), which is held until the directory is closed.
+func LockDirectory(path string) (*os.File, error) {
+	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		dir.Close()
-		return nil, fmt.Errorf("locking %s: %w", dir.Name(), err)
+		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	return func() { dir.Close() }, nil
+	return dir, nil
 }

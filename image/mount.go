@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"nspawnd/internal/thread"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -32,7 +34,7 @@ func (s *Store) MountFor(img *Image, writable string, users *Users) (mount *os.F
 	case !KernelAtLeast(6, 15):
 		mount, err = s.mountAttached(img, "", writable, users)
 	case users != nil:
-		OnThread(func() { mount, err = s.mount(img, "", writable, users, nil) })
+		thread.Run(func() { mount, err = s.mount(img, "", writable, users, nil) })
 	default:
 		mount, err = s.mount(img, "", writable, nil, nil)
 	}
@@ -60,7 +62,7 @@ func (s *Store) mountMachine(img *Image, dir string) (mount *os.File, err error)
 // mountAttached is mount for kernels where overlayfs takes no detached layers: they are attached in a mount namespace that
 // nobody else sees and that ends with its thread. overlayfs has its own hold on them by then.
 func (s *Store) mountAttached(img *Image, top, writable string, users *Users) (mount *os.File, err error) {
-	OnThread(func() {
+	thread.Run(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return
 		}
@@ -70,23 +72,6 @@ func (s *Store) mountAttached(img *Image, top, writable string, users *Users) (m
 		mount, err = s.mount(img, top, writable, users, func(layer *os.File) error { return Attach(layer, s.path("tmp")) })
 	})
 	return mount, err
-}
-
-// OnThread runs f on a thread that ends with it. That can't be the process's first thread, which stays as long as the process and is what
-// /proc/self shows.
-func OnThread(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and not unlocked: the thread must not run anything else
-		if unix.Gettid() == unix.Getpid() {
-			defer runtime.UnlockOSThread()
-			OnThread(f) // while this one is taken
-			return
-		}
-		f()
-	}()
-	<-done
 }
 
 // overlayLayer is a directory that overlayfs is made of.

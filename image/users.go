@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"nspawnd/internal/thread"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -35,7 +37,7 @@ func NewUsers(uids, gids []syscall.SysProcIDMap) (*Users, error) {
 	}
 	// The kernel wants a process to make one. This one never runs: it is stopped when it has become a program (ptrace(2)), and killed.
 	var err error
-	OnThread(func() { // which a stopped process belongs to
+	thread.Run(func() { // which a stopped process belongs to
 		child := exec.Command("/proc/self/exe")
 		child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Ptrace: true, UidMappings: uids, GidMappings: gids, GidMappingsEnableSetgroups: true}
 		if err = child.Start(); err != nil {

@@ -8,11 +8,12 @@ package importd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
 	"time"
+
+	"nspawnd/internal/buserror"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -89,7 +90,8 @@ type Summary struct {
 // List gives the transfers of machines' images.
 func (c *Client) List(ctx context.Context) ([]Summary, error) {
 	var transfers []Summary
-	return transfers, c.call(ctx, "ListTransfersEx", []any{class, uint64(0)}, &transfers)
+	err := c.call(ctx, "ListTransfersEx", []any{class, uint64(0)}, &transfers)
+	return transfers, err
 }
 
 // Cancel ends a transfer, whoever began it.
@@ -116,23 +118,5 @@ var reasons = map[string]error{
 	"org.freedesktop.DBus.Error.FileExists":     ErrUnavailable, // what systemd calls a unit that is masked and asked for by its alias
 }
 
-// busError reads like the bus's message and is the reason that its name stands for.
-type busError struct {
-	reply  dbus.Error
-	reason error
-}
-
-func (e busError) Error() string        { return e.reply.Error() }
-func (e busError) Is(target error) bool { return target == e.reason }
-
 // reason gives err what the bus's name for it stands for.
-func reason(err error) error {
-	var reply dbus.Error
-	switch {
-	case errors.As(err, &reply):
-		return busError{reply, reasons[reply.Name]}
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("systemd-importd does not answer: %w", err)
-	}
-	return err
-}
+func reason(err error) error { return buserror.Explain(err, reasons, "systemd-importd") }

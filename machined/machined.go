@@ -11,9 +11,10 @@ package machined
 import (
 	"context"
 	"errors"
-	"fmt"
 	"syscall"
 	"time"
+
+	"nspawnd/internal/buserror"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -70,26 +71,8 @@ var reasons = map[string]error{
 	"org.freedesktop.systemd1.UnitMasked":       ErrUnavailable,
 }
 
-// busError reads like the bus's message and is the reason that its name stands for.
-type busError struct {
-	reply  dbus.Error
-	reason error
-}
-
-func (e busError) Error() string        { return e.reply.Error() }
-func (e busError) Is(target error) bool { return target == e.reason }
-
 // reason gives err the sentinel that the bus's name for it stands for.
-func reason(err error) error {
-	var reply dbus.Error
-	switch {
-	case errors.As(err, &reply):
-		return busError{reply, reasons[reply.Name]}
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("systemd-machined does not answer: %w", err)
-	}
-	return err
-}
+func reason(err error) error { return buserror.Explain(err, reasons, "systemd-machined") }
 
 // OwnService and OwnClass are what our machines are registered as.
 const (

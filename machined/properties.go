@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"nspawnd/internal/buserror"
+
 	"github.com/godbus/dbus/v5"
 )
 
@@ -88,7 +90,7 @@ func (c *Client) getAll(ctx context.Context, name string) (map[string]dbus.Varia
 	var values map[string]dbus.Variant
 	err := c.callObject(ctx, path, getAll, []any{machineInterface}, &values)
 	if errors.Is(err, ErrNoSuchMachine) { // gone between the two calls: machined names only the object's path
-		err = busError{dbus.Error{Name: noSuchMachine, Body: []any{"No machine '" + name + "' known"}}, ErrNoSuchMachine}
+		err = buserror.Error{Reply: dbus.Error{Name: noSuchMachine, Body: []any{"No machine '" + name + "' known"}}, Meaning: ErrNoSuchMachine}
 	}
 	return values, err
 }

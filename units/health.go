@@ -170,9 +170,7 @@ func (m Machine) health(set *Set, confined Unit) error {
 	if bounding, limited := s.Get("CapabilityBoundingSet").(uint64); limited {
 		probe = append(probe, fmt.Sprintf("--bounding=%x", bounding))
 	}
-	if ambient := m.ambient(); ambient != 0 {
-		probe = append(probe, fmt.Sprintf("--ambient=%x", ambient))
-	}
+	probe = append(probe, m.ambient()...)
 	for _, call := range joinable(&s) {
 		probe = append(probe, "--refuse="+call)
 	}

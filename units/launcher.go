@@ -30,12 +30,12 @@ func (m Machine) launched() bool {
 		len(m.Secrets) > 0 || m.Streams.Terminal
 }
 
-// ambient gives the capabilities that the payload has without being root: as with podman, those that were asked for.
-func (m Machine) ambient() uint64 {
-	if m.Account.UID == 0 {
-		return 0
+// ambient gives the launcher's option for the capabilities that the payload has without being root: as with podman, those that were asked for.
+func (m Machine) ambient() []string {
+	if m.Account.UID == 0 || m.Security.AddCapabilities == 0 {
+		return nil
 	}
-	return m.Security.AddCapabilities
+	return []string{fmt.Sprintf("--ambient=%x", m.Security.AddCapabilities)}
 }
 
 // foreignIDs says whether the payload's ids are others than those of a service without User=; group 0 is known on every host. A user namespace's are.
@@ -113,10 +113,7 @@ func (m Machine) launch(u *Unit) error {
 		u.set("AmbientCapabilities", cmp.Or(u.Get("CapabilityBoundingSet"), any(allCapabilities)))
 	}
 	if m.foreignIDs() {
-		if ambient := m.ambient(); ambient != 0 {
-			args = append(args, fmt.Sprintf("--ambient=%x", ambient))
-		}
-		args = append(args, "--ids="+m.ids())
+		args = append(append(args, m.ambient()...), "--ids="+m.ids())
 	}
 	program := append([]string{m.Path}, m.Payload.Argv...)
 	_, odd := m.environment()

@@ -71,10 +71,11 @@ func (t *rootTree) open(store *image.Store, img *image.Image, m *units.Machine, 
 // fill completes the tree, and the machine by what only the image's tree can tell: the executable, the account, the home directory.
 func (t *rootTree) fill(ctx context.Context, o *options, store *image.Store, img *image.Image, m *units.Machine) error {
 	dryRun := o.unit.dryRun
-	if dryRun || !takesDescriptor(m.Manager) || m.Flavor == units.NspawnFlavor {
+	needsPath := !takesDescriptor(m.Manager)
+	if dryRun || needsPath || m.Flavor == units.NspawnFlavor {
 		m.Root = machinedir.MountPath(m.Dir)
 	}
-	if m.Detached && m.Hideable() && !takesDescriptor(m.Manager) {
+	if needsPath && m.Detached && m.Hideable() {
 		var err error
 		if m.Hides, err = os.Executable(); err != nil {
 			return err

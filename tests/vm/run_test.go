@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"nspawnd/image"
+	"nspawnd/internal/thread"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +98,7 @@ func (m *Machine) hiddenMounts(t *testing.T) string {
 	}
 	defer namespace.Close()
 	var entries []fs.DirEntry
-	image.OnThread(func() {
+	thread.Run(func() {
 		if err = unix.Unshare(unix.CLONE_FS); err == nil {
 			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS)
 		}

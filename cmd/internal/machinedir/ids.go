@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"nspawnd/image"
 	"nspawnd/units"
 
 	"golang.org/x/sys/unix"
@@ -39,14 +40,11 @@ func TakeIDs(dir string, ids IDs, choose, dryRun bool) (taken IDs, file string, 
 		if err := os.MkdirAll(idsDir, 0o755); err != nil {
 			return ids, "", err
 		}
-		lock, err := os.Open(idsDir)
+		lock, err := image.LockDirectory(idsDir)
 		if err != nil {
 			return ids, "", err
 		}
 		defer lock.Close()
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-			return ids, "", &fs.PathError{Op: "locking", Path: idsDir, Err: err}
-		}
 		ReleaseIDs(dir) // what a client left that was killed
 	}
 	if choose {

@@ -81,14 +81,11 @@ func MountPath(dir string) string { return filepath.Join("/run/nspawnd", filepat
 
 // ShowRoot mounts a machine's root on its path again, for its service to start, unless it is there. It waits for the client that may be about to unmount it.
 func ShowRoot(dir string) error {
-	lock, err := os.Open(dir)
+	lock, err := image.LockDirectory(dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return &fs.PathError{Op: "locking", Path: dir, Err: err}
-	}
 	path := MountPath(dir)
 	if mounted, err := isMountPoint(path); mounted || err != nil {
 		return err

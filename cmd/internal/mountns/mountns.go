@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"nspawnd/image"
+	"nspawnd/internal/thread"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,13 +29,13 @@ func Keep(path string) error {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
 	defer namespace.Close()
-	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	tree, err := copyOf(path)
 	if err != nil {
-		return &fs.PathError{Op: "copying the mount on", Path: path, Err: err}
+		return err
 	}
-	defer unix.Close(tree)
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
-		return &fs.PathError{Op: "mount_setattr", Path: path, Err: err}
+	defer tree.Close()
+	if err := image.SetMountOptions(tree, image.MountOptions{}); err != nil { // private
+		return err
 	}
 	return within(namespace, func() error {
 		if err := forget(path); err != nil {
@@ -43,7 +44,7 @@ func Keep(path string) error {
 		if err := os.Mkdir(inside(path), 0o700); err != nil {
 			return err
 		}
-		return attach(tree, inside(path))
+		return image.Attach(tree, inside(path))
 	})
 }
 
@@ -54,18 +55,26 @@ func Show(path string) error {
 		return err
 	}
 	defer namespace.Close()
-	tree := -1
+	var tree *os.File
 	err = within(namespace, func() (err error) {
-		if tree, err = unix.OpenTree(unix.AT_FDCWD, inside(path), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE); err != nil {
-			return &fs.PathError{Op: "copying the mount that is kept for", Path: path, Err: err}
-		}
-		return nil
+		tree, err = copyOf(inside(path))
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	defer unix.Close(tree)
-	return attach(tree, path)
+	defer tree.Close()
+	return image.Attach(tree, path)
+}
+
+// copyOf gives a detached copy of what is mounted on a path, and of all below it.
+func copyOf(path string) (*os.File, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return image.OpenMount(dir, true)
 }
 
 // Forget unmounts what is kept for path, if anything is.
@@ -94,16 +103,9 @@ func forget(path string) error {
 // inside is where the mount on a path of the host is in the namespace.
 func inside(path string) string { return "/" + filepath.Base(path) }
 
-func attach(tree int, path string) error {
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return &fs.PathError{Op: "mounting on", Path: path, Err: err}
-	}
-	return nil
-}
-
 // within runs f in the namespace.
 func within(namespace *os.File, f func() error) (err error) {
-	image.OnThread(func() {
+	thread.Run(func() {
 		if err = unix.Unshare(unix.CLONE_FS); err != nil { // the other threads stay where they are
 			return
 		}
@@ -121,14 +123,11 @@ func openOrMake() (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := os.Open(dir)
+	lock, err := image.LockDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, &fs.PathError{Op: "locking", Path: dir, Err: err}
-	}
 	var kind unix.Statfs_t
 	if unix.Statfs(file, &kind) == nil && kind.Type == unix.NSFS_MAGIC {
 		return os.Open(file)
@@ -176,7 +175,7 @@ func makeNamespaceOn(cpu int) (err error) {
 	go func() { // by a thread that stays outside
 		bound <- os.NewSyscallError("mount", unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/mnt", <-made), file, "", unix.MS_BIND, ""))
 	}()
-	image.OnThread(func() {
+	thread.Run(func() {
 		defer func() {
 			made <- unix.Gettid()
 			err = errors.Join(err, <-bound)
