@@ -75,7 +75,8 @@ func (c *Client) Image(ctx context.Context, name string) (Image, error) {
 
 // ImageOSRelease gives what an image's os-release says.
 func (c *Client) ImageOSRelease(ctx context.Context, name string) (fields map[string]string, err error) {
-	return fields, c.call(ctx, "GetImageOSRelease", []any{name}, &fields)
+	err = c.call(ctx, "GetImageOSRelease", []any{name}, &fields)
+	return fields, err
 }
 
 // FindImage fails when machined has no image of that name.
@@ -103,20 +104,16 @@ func (c *Client) MarkImageReadOnly(ctx context.Context, name string, readOnly bo
 	return c.call(ctx, "MarkImageReadOnly", []any{name, readOnly})
 }
 
-// RemoveHiddenImages removes the images whose names begin with ".": what downloads have left. It gives their exclusive usage by their names.
-func (c *Client) RemoveHiddenImages(ctx context.Context) (map[string]uint64, error) {
-	var reply []struct {
-		Name  string
-		Usage uint64
-	}
-	if err := c.call(ctx, "CleanPool", []any{"hidden"}, &reply); err != nil {
-		return nil, err
-	}
-	removed := map[string]uint64{}
-	for _, r := range reply {
-		removed[r.Name] = r.Usage
-	}
-	return removed, nil
+// RemovedImage is one that is gone.
+type RemovedImage struct {
+	Name           string
+	UsageExclusive uint64 // bytes; NoLimit: not known
+}
+
+// RemoveHiddenImages removes the images whose names begin with ".": what downloads have left.
+func (c *Client) RemoveHiddenImages(ctx context.Context) (removed []RemovedImage, err error) {
+	err = c.call(ctx, "CleanPool", []any{"hidden"}, &removed)
+	return removed, err
 }
 
 // SetImageLimit limits the size of an image in bytes.

@@ -45,30 +45,24 @@ systemd-machined knows; with --all also hidden ones.`,
 // imageTable has machinectl's columns and, after them, our own; for people, or exact.
 func imageTable(store *image.Store, images []*image.Image, pool []machined.Image, exact bool) table {
 	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}, size: 4}
+	size, when := bytesWords, timestamp
+	if exact {
+		size, when = func(n int64) string { return strconv.FormatInt(n, 10) }, rfc3339
+	}
 	for _, img := range images {
-		created := readBlobs(store, img).created()
-		row := []string{img.Reference.String(), imageType, yesNo(img.ReadOnly), "", "", "", trustWords(img.Trust, exact), ""}
-		if exact {
-			row[3], row[4], row[5], row[7] = strconv.FormatInt(img.Size, 10), rfc3339(created), rfc3339(img.Pulled), string(img.ManifestDigest)
-		} else {
-			row[3], row[4], row[5], row[7] = bytesWords(img.Size), timestamp(created), timestamp(img.Pulled), img.ManifestDigest.Short()
+		digest := string(img.ManifestDigest)
+		if !exact {
+			digest = img.ManifestDigest.Short()
 		}
-		t.rows = append(t.rows, row)
+		t.rows = append(t.rows, []string{img.Reference.String(), imageType, yesNo(img.ReadOnly), size(img.Size), when(readBlobs(store, img).created()), when(img.Pulled),
+			trustWords(img.Trust, exact), digest})
 	}
 	for _, img := range pool {
-		row := []string{img.Name, img.Type, yesNo(img.ReadOnly), "", "", "", "", ""}
-		switch known := img.Usage != machined.NoLimit; {
-		case known && exact:
-			row[3] = strconv.FormatUint(img.Usage, 10)
-		case known:
-			row[3] = bytesWords(int64(img.Usage))
+		usage := ""
+		if img.Usage != machined.NoLimit {
+			usage = size(int64(img.Usage))
 		}
-		if exact {
-			row[4], row[5] = rfc3339(img.Created), rfc3339(img.Modified)
-		} else {
-			row[4], row[5] = timestamp(img.Created), timestamp(img.Modified)
-		}
-		t.rows = append(t.rows, row)
+		t.rows = append(t.rows, []string{img.Name, img.Type, yesNo(img.ReadOnly), usage, when(img.Created), when(img.Modified), "", ""})
 	}
 	slices.SortStableFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	return t
@@ -111,33 +105,48 @@ func imageNames(minimum, maximum int) cobra.PositionalArgs {
 	}
 }
 
-// forEachStored does something with every image of the store that is named.
+// forEachStored does something with every image of the store that is named, also when it failed for one before.
 func forEachStored(names []string, do func(*image.Store, *image.Image) error) error {
-	return forEachImage(context.Background(), names, do, nil)
+	return forEachName(names, func(store *image.Store, name string) error {
+		img, err := findImage(store, name)
+		if err != nil {
+			return err
+		}
+		return do(store, img)
+	})
 }
 
-// forEachImage does something with every image that is named, of the store or else of machined's, also when it failed for one before.
-func forEachImage(ctx context.Context, names []string, do func(*image.Store, *image.Image) error, doInPool func(poolImageDetails) error) error {
+// detailedImage is an image of the store or of machined's.
+type detailedImage interface {
+	format(now time.Time) string
+	properties() []property
+}
+
+// forEachImage is forEachStored for images of the store or else of machined's.
+func forEachImage(ctx context.Context, names []string, do func(detailedImage) error) error {
+	return forEachName(names, func(store *image.Store, name string) error {
+		img, err := findImage(store, name)
+		if err == nil {
+			return do(newImageDetails(store, img))
+		}
+		return inPool(ctx, name, err, func(c *machined.Client) error {
+			details, err := newPoolImageDetails(ctx, c, name)
+			if err != nil {
+				return err
+			}
+			return do(details)
+		})
+	})
+}
+
+func forEachName(names []string, do func(store *image.Store, name string) error) error {
 	store, err := image.Open(storeRoot)
 	if err != nil {
 		return err
 	}
 	var failed failures
 	for _, name := range names {
-		img, err := findImage(store, name)
-		switch {
-		case err == nil:
-			err = do(store, img)
-		case doInPool != nil:
-			err = inPool(ctx, name, err, func(c *machined.Client) error {
-				details, err := newPoolImageDetails(ctx, c, name)
-				if err != nil {
-					return err
-				}
-				return doInPool(details)
-			})
-		}
-		if err != nil {
+		if err := do(store, name); err != nil {
 			failed = append(failed, err)
 		}
 	}

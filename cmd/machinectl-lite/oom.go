@@ -52,10 +52,16 @@ func (e *eventPrinter) followMemory(ctx context.Context) error {
 	}
 }
 
-// outOfMemorySince says whether a process of our machine was killed for that.
-func outOfMemorySince(ctx context.Context, name string, since time.Time) bool {
+// outOfMemoryOf gives what the journal has of it for our machine of that name.
+func outOfMemoryOf(ctx context.Context, name string, since time.Time) (found []outOfMemory) {
 	out, _ := outOfMemoryJournal(ctx, since, "UNIT="+units.ServiceName(name)).Output()
-	return len(bytes.TrimSpace(out)) > 0
+	for entries := json.NewDecoder(bytes.NewReader(out)); ; {
+		var entry outOfMemory
+		if entries.Decode(&entry) != nil {
+			return found
+		}
+		found = append(found, entry)
+	}
 }
 
 // killed tells, before a machine's end is told, if it has run out of memory: who follows the journal learns it up to a quarter of a second later.
@@ -63,12 +69,7 @@ func (e *eventPrinter) killed(name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), syncLimit)
 	defer cancel()
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run() // or it is told late
-	out, _ := outOfMemoryJournal(ctx, e.since, "UNIT="+units.ServiceName(name)).Output()
-	for entries := json.NewDecoder(bytes.NewReader(out)); ; {
-		var entry outOfMemory
-		if entries.Decode(&entry) != nil {
-			return
-		}
+	for _, entry := range outOfMemoryOf(ctx, name, e.since) {
 		e.memory(entry)
 	}
 }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
 
-	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
 	"nspawnd/machined"
 )
@@ -86,8 +84,8 @@ func cleanPool(ctx context.Context) (removed []image.Removed, err error) {
 	if errors.Is(err, machined.ErrUnavailable) {
 		return nil, nil
 	}
-	for name, usage := range hidden {
-		removed = append(removed, removedFromPool(name, usage))
+	for _, img := range hidden {
+		removed = append(removed, removedFromPool(img.Name, img.UsageExclusive))
 	}
 	return removed, err
 }
@@ -109,13 +107,7 @@ func newPoolImageDetails(ctx context.Context, c *machined.Client, name string) (
 
 // format lays the details out as machinectl does.
 func (d poolImageDetails) format(now time.Time) string {
-	var b strings.Builder
-	b.WriteString(printable.Line(d.Name) + "\n")
-	line := func(label, value string) {
-		if value != "" {
-			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable.Line(value))
-		}
-	}
+	b := newDetails(d.Name, now)
 	bytes := func(label string, all, exclusive uint64) {
 		if all == machined.NoLimit {
 			return
@@ -124,19 +116,14 @@ func (d poolImageDetails) format(now time.Time) string {
 		if exclusive != all && exclusive != machined.NoLimit {
 			words += " (exclusive: " + bytesWords(int64(exclusive)) + ")"
 		}
-		line(label, words)
+		b.line(label, words)
 	}
-	when := func(label string, t time.Time) {
-		if !t.IsZero() {
-			line(label, timestamp(t)+"; "+age(now.Sub(t)))
-		}
-	}
-	line("Type", d.Type)
-	line("Path", d.Path)
-	line("OS", d.os)
-	line("RO", writability(d.ReadOnly))
-	when("Created", d.Created)
-	when("Modified", d.Modified)
+	b.line("Type", d.Type)
+	b.line("Path", d.Path)
+	b.line("OS", d.os)
+	b.line("RO", writability(d.ReadOnly))
+	b.when("Created", d.Created)
+	b.when("Modified", d.Modified)
 	bytes("Usage", d.Usage, d.UsageExclusive)
 	bytes("Limit", d.Limit, d.LimitExclusive)
 	return b.String()
@@ -161,19 +148,4 @@ func (d poolImageDetails) properties() []property {
 		{"UsageExclusive", strconv.FormatUint(d.UsageExclusive, 10)},
 		{"LimitExclusive", limit(d.LimitExclusive)},
 	}
-}
-
-// imageShower shows images one below the other.
-type imageShower struct {
-	out   io.Writer
-	shown bool
-}
-
-func (s *imageShower) show(text string) error {
-	if s.shown {
-		text = "\n" + text
-	}
-	s.shown = true
-	_, err := io.WriteString(s.out, text)
-	return err
 }

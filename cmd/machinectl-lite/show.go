@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 				fmt.Print(flags.format(machineProperties(values)))
 				return nil
 			}
-			separator := ""
+			shown := blocks{out: os.Stdout}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 				values, err := host.machined.GetAll(cmd.Context(), name)
 				if unknown(err) {
@@ -52,9 +53,7 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 				if err != nil {
 					return fmt.Errorf("could not get path to machine: %w", err)
 				}
-				fmt.Print(separator, flags.format(machineProperties(values)))
-				separator = "\n"
-				return nil
+				return shown.write(flags.format(machineProperties(values)))
 			})
 		},
 	}

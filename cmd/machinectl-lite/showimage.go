@@ -41,12 +41,8 @@ An image's NAME may be the end of its name, or the first digits of its ID or dig
 				_, err = fmt.Fprintf(out, "\t%8s: %s\n\t%8s: %s\n\t%8s: %d\n", "Path", storeRoot, "Usage", bytesWords(usage.bytes), "Images", usage.images)
 				return err
 			}
-			shower := imageShower{out: out}
-			return forEachImage(cmd.Context(), names,
-				func(store *image.Store, img *image.Image) error {
-					return shower.show(newImageDetails(store, img).format(time.Now()))
-				},
-				func(d poolImageDetails) error { return shower.show(d.format(time.Now())) })
+			shown := blocks{out: out}
+			return forEachImage(cmd.Context(), names, func(d detailedImage) error { return shown.write(d.format(time.Now())) })
 		},
 	}
 }
@@ -72,12 +68,8 @@ has too are called as there. Properties without a value are shown with --all.`,
 				fmt.Print(flags.format([]property{{"PoolPath", storeRoot}, {"PoolUsage", strconv.FormatInt(usage.bytes, 10)}, {"PoolLimit", "infinity"}}))
 				return nil
 			}
-			shower := imageShower{out: os.Stdout}
-			return forEachImage(cmd.Context(), names,
-				func(store *image.Store, img *image.Image) error {
-					return shower.show(flags.format(newImageDetails(store, img).properties()))
-				},
-				func(d poolImageDetails) error { return shower.show(flags.format(d.properties())) })
+			shown := blocks{out: os.Stdout}
+			return forEachImage(cmd.Context(), names, func(d detailedImage) error { return shown.write(flags.format(d.properties())) })
 		},
 	}
 	flags.register(cmd)
@@ -214,50 +206,32 @@ func (d imageDetails) labels() []string {
 
 // format lays the details out as machinectl does.
 func (d imageDetails) format(now time.Time) string {
-	var b strings.Builder
-	b.WriteString(d.Reference.String() + "\n")
-	lines := func(label string, values ...string) {
-		for _, value := range values {
-			if value == "" {
-				continue
-			}
-			if label != "" {
-				label += ":"
-			}
-			fmt.Fprintf(&b, "\t%9s %s\n", label, printable.Line(value))
-			label = ""
-		}
-	}
-	when := func(label string, t time.Time) {
-		if !t.IsZero() {
-			lines(label, timestamp(t)+"; "+age(now.Sub(t)))
-		}
-	}
-	lines("Type", imageType)
-	lines("Path", d.path)
-	lines("OS", d.os)
-	lines("Platform", d.platform())
-	lines("Digest", string(d.ManifestDigest))
-	lines("ID", d.ConfigDigest.Hex())
-	lines("RO", writability(d.ReadOnly))
-	when("Created", d.created)
-	when("Modified", d.Pulled)
-	lines("Usage", fmt.Sprintf("%s (exclusive: %s)", bytesWords(d.Size), bytesWords(d.exclusive)))
-	lines("Layers", d.layers...)
-	lines("ACI", d.ACI...)
-	lines("Trust", string(d.Trust.Kind))
-	lines("Rule", d.Trust.Rule)
-	lines("Signer", d.Trust.Signer)
-	lines("Insecure", strings.Join(d.Trust.Insecure, " "))
-	when("Verified", d.Trust.Time)
-	lines("Command", quoted(d.command()))
-	lines("User", d.Config.User)
-	lines("WorkDir", d.Config.WorkingDir)
-	lines("Env", d.Config.Env...)
-	lines("Ports", strings.Join(slices.Sorted(maps.Keys(d.Config.ExposedPorts)), " "))
-	lines("Volumes", slices.Sorted(maps.Keys(d.Config.Volumes))...)
-	lines("Stop", d.Config.StopSignal)
-	lines("Labels", d.labels()...)
+	b := newDetails(d.Reference.String(), now)
+	b.line("Type", imageType)
+	b.line("Path", d.path)
+	b.line("OS", d.os)
+	b.line("Platform", d.platform())
+	b.line("Digest", string(d.ManifestDigest))
+	b.line("ID", d.ConfigDigest.Hex())
+	b.line("RO", writability(d.ReadOnly))
+	b.when("Created", d.created)
+	b.when("Modified", d.Pulled)
+	b.line("Usage", fmt.Sprintf("%s (exclusive: %s)", bytesWords(d.Size), bytesWords(d.exclusive)))
+	b.line("Layers", d.layers...)
+	b.line("ACI", d.ACI...)
+	b.line("Trust", string(d.Trust.Kind))
+	b.line("Rule", d.Trust.Rule)
+	b.line("Signer", d.Trust.Signer)
+	b.line("Insecure", strings.Join(d.Trust.Insecure, " "))
+	b.when("Verified", d.Trust.Time)
+	b.line("Command", quoted(d.command()))
+	b.line("User", d.Config.User)
+	b.line("WorkDir", d.Config.WorkingDir)
+	b.line("Env", d.Config.Env...)
+	b.line("Ports", strings.Join(slices.Sorted(maps.Keys(d.Config.ExposedPorts)), " "))
+	b.line("Volumes", slices.Sorted(maps.Keys(d.Config.Volumes))...)
+	b.line("Stop", d.Config.StopSignal)
+	b.line("Labels", d.labels()...)
 	return b.String()
 }
 

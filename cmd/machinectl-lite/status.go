@@ -20,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"nspawnd/cmd/internal/printable"
 	"nspawnd/dbus"
 	"nspawnd/image"
 	"nspawnd/machined"
@@ -46,15 +45,14 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	out := openOutput(options.noPager)
 	out.wide = out.wide || options.full
 	defer func() { err = errors.Join(err, out.close()) }()
-	separator := ""
+	shown := blocks{out: out}
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
 			if end, ended := host.systemd.MachineEnd(cmd.Context(), name); ended && unknown(err) {
-				if _, err := io.WriteString(out, separator+endWords(cmd.Context(), name, end, time.Now(), !host.elsewhere)); err != nil {
+				if err := shown.write(endWords(cmd.Context(), name, end, time.Now(), !host.elsewhere)); err != nil {
 					return err
 				}
-				separator = "\n"
 				return fmt.Errorf("machine %s has ended; to forget it: systemctl reset-failed %s", name, end.Name)
 			}
 			if store, openErr := image.Open(storeRoot); options.own() && openErr == nil && image.IsKept(store.KeptDir(name)) {
@@ -62,10 +60,9 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 			}
 			return fmt.Errorf("could not get path to machine: %w", err)
 		}
-		if _, err := io.WriteString(out, separator+status.format(out, time.Now())); err != nil {
+		if err := shown.write(status.format(out, time.Now())); err != nil {
 			return err
 		}
-		separator = "\n"
 		if host.elsewhere { // journalctl would show this host's
 			return nil
 		}
@@ -75,25 +72,19 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 
 // endWords lays out how a machine ended as its status.
 func endWords(ctx context.Context, name string, end dbus.End, now time.Time, journal bool) string {
-	var b strings.Builder
-	line := func(label, value string) {
-		if value != "" {
-			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable.Line(value))
-		}
-	}
-	b.WriteString(printable.Line(name) + "\n")
-	line("Since", timestamp(end.Started))
-	line("Ended", timestamp(end.At)+"; "+age(now.Sub(end.At)))
+	b := newDetails(name, now)
+	b.line("Since", timestamp(end.Started))
+	b.when("Ended", end.At)
 	status := strconv.Itoa(end.Status)
 	if !end.Exited {
 		status = fmt.Sprintf("%d (%s)", 128+end.Status, unix.SignalName(syscall.Signal(end.Status)))
 	}
-	if journal && outOfMemorySince(ctx, name, end.Started) {
+	if journal && len(outOfMemoryOf(ctx, name, end.Started)) > 0 {
 		status += ", out of memory"
 	}
-	line("Status", status)
-	line("Image", unitImage(end.Description, name))
-	line("Unit", end.Name)
+	b.line("Status", status)
+	b.line("Image", unitImage(end.Description, name))
+	b.line("Unit", end.Name)
 	return b.String()
 }
 
@@ -203,72 +194,65 @@ func interfaceName(index int) string {
 
 // format lays a status out as machinectl does: labels end in one column, the processes are a tree below the unit.
 func (s status) format(out *output, now time.Time) string {
-	var b strings.Builder
-	b.WriteString(printable.Line(s.Name))
+	title := s.Name
 	if s.ID != [16]byte{} {
-		b.WriteString("(" + hex.EncodeToString(s.ID[:]) + ")")
+		title += "(" + hex.EncodeToString(s.ID[:]) + ")"
 	}
-	b.WriteByte('\n')
-
-	line := func(label, value string) {
-		if value != "" {
-			fmt.Fprintf(&b, "\t%8s: %s\n", label, printable.Line(value))
-		}
-	}
+	b := newDetails(title, now)
 	if !s.Since.IsZero() {
-		line("Since", s.Since.Format("Mon 2006-01-02 15:04:05 MST")+"; "+age(now.Sub(s.Since)))
+		b.line("Since", s.Since.Format("Mon 2006-01-02 15:04:05 MST")+"; "+age(now.Sub(s.Since)))
 	}
 	process := func(label string, pid uint32, command string) {
 		switch {
 		case pid != 0 && command != "":
-			line(label, fmt.Sprintf("%d (%s)", pid, command))
+			b.line(label, fmt.Sprintf("%d (%s)", pid, command))
 		case pid != 0:
-			line(label, strconv.Itoa(int(pid)))
+			b.line(label, strconv.Itoa(int(pid)))
 		}
 	}
 	process("Leader", s.Leader, s.leader)
 	process("Superv.", s.Supervisor, s.supervisor)
 	switch {
 	case s.Service != "" && s.Class != "":
-		line("Service", s.Service+"; class "+s.Class)
+		b.line("Service", s.Service+"; class "+s.Class)
 	case s.Service != "":
-		line("Service", s.Service)
+		b.line("Service", s.Service)
 	default:
-		line("Class", s.Class)
+		b.line("Class", s.Class)
 	}
-	line("Image", s.image)
-	line("Health", healthWords(s.health, now))
+	b.line("Image", s.image)
+	b.line("Health", healthWords(s.health, now))
 	for _, label := range s.labels.Labels {
-		line("Label", label)
+		b.line("Label", label)
 	}
 	for _, annotation := range s.labels.Annotations {
-		line("Note", annotation)
+		b.line("Note", annotation)
 	}
 	if s.UID != 0 {
-		line("UID", strconv.Itoa(int(s.UID)))
+		b.line("UID", strconv.Itoa(int(s.UID)))
 	}
-	line("Root", s.RootDirectory)
-	line("Iface", strings.Join(s.interfaces, " "))
-	label, scope := "Address:", ""
+	b.line("Root", s.RootDirectory)
+	b.line("Iface", strings.Join(s.interfaces, " "))
+	scope := ""
 	if len(s.NetworkInterfaces) == 1 {
 		scope = fmt.Sprintf("%%%d", s.NetworkInterfaces[0])
 	}
-	for _, address := range s.addresses {
-		if address.Is4() {
-			fmt.Fprintf(&b, "\t%9s %s\n", label, address)
-		} else {
-			fmt.Fprintf(&b, "\t%9s %s%s\n", label, address, scope)
+	addresses := make([]string, len(s.addresses))
+	for i, address := range s.addresses {
+		addresses[i] = address.String()
+		if !address.Is4() {
+			addresses[i] += scope
 		}
-		label = ""
 	}
-	line("OS", s.os)
+	b.line("Address", addresses...)
+	b.line("OS", s.os)
 	if s.uidShift != 0 {
-		line("ID Shift", strconv.Itoa(int(s.uidShift)))
+		b.line("ID Shift", strconv.Itoa(int(s.uidShift)))
 	}
-	line("Unit", s.Unit)
+	b.line("Unit", s.Unit)
 	elsewhere := true
 	if subgroup := strings.Trim(s.Subgroup, "/"); subgroup != "" {
-		line("Subgroup", s.Subgroup)
+		b.line("Subgroup", s.Subgroup)
 		elsewhere = false // they are another machine's, or the supervisor
 	}
 	b.WriteString(processTree(out, "\t\t  ", max(out.columns-18, minCommand), s.group, s.processes, elsewhere))
