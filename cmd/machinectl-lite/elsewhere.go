@@ -151,6 +151,17 @@ func (r *remote) bridge() []string {
 	return argv
 }
 
+// ssh is what a user types to have a command run there, "" for this host.
+func (r *remote) ssh(options string) string {
+	if r.name == "" {
+		return ""
+	}
+	if r.port != "" {
+		options += "-p " + r.port + " "
+	}
+	return "ssh " + options + r.name + " "
+}
+
 // own says whether the bus is this host's system bus.
 func (f *flags) own() bool { return !f.user && !f.elsewhere() }
 
@@ -159,17 +170,24 @@ func (f *flags) elsewhere() bool {
 	return f.host.name != "" || f.machine != "" && f.machine != machined.Host
 }
 
-// overBus are the verbs that need nothing but a bus, and whether polkit may ask for a password for them. What others need of the store, of processes and of files is this
-// host's, and root's.
-var overBus = map[string]bool{
-	"list": false, "status": false, "show": false, "wait": false,
-	"start": true, "stop": true, "restart": true, "kill": true, "pause": true, "resume": true, "terminate": true, "shell": true, "login": true,
-	"bind": true, "copy-to": true, "copy-from": true, "enable": true, "disable": true, "set-limit": true,
-	"pull-tar": true, "pull-raw": true, "list-transfers": false, "cancel-transfer": true,
-}
+// need is what a verb needs beside a bus.
+type need int
 
-// passFiles are the verbs that hand files of this host over on its bus, which no other takes; polkit may ask for a password for them.
-var passFiles = map[string]bool{"import-tar": true, "import-raw": true, "import-fs": true, "export-tar": true, "export-raw": true}
+const (
+	asks   need = 1 << iota // polkit may ask for a password for it
+	passes                  // a file or a terminal passes, which it does not by ssh
+)
+
+// overBus are the verbs that need nothing of this host's but its bus, so that another bus does too. What others need of the store, of processes and of files is this
+// host's, and root's.
+var overBus = map[string]need{
+	"list": 0, "status": 0, "show": 0, "wait": 0,
+	"start": asks, "stop": asks, "restart": asks, "kill": asks, "pause": asks, "resume": asks, "terminate": asks, "shell": asks | passes, "login": asks | passes,
+	"bind": asks, "copy-to": asks, "copy-from": asks, "enable": asks, "disable": asks,
+	"list-images": 0, "image-status": 0, "show-image": 0, "clone": asks, "rename": asks, "read-only": asks, "remove": asks, "clean": asks, "set-limit": asks,
+	"pull-tar": asks, "pull-raw": asks, "list-transfers": 0, "cancel-transfer": asks,
+	"import-tar": asks | passes, "import-raw": asks | passes, "import-fs": asks | passes, "export-tar": asks | passes, "export-raw": asks | passes,
+}
 
 // hostPaths gives the arguments that are paths of the machine's host.
 var hostPaths = map[string]func(args []string) []string{
@@ -178,59 +196,52 @@ var hostPaths = map[string]func(args []string) []string{
 	"copy-from": func(args []string) []string { return args[len(args)-1:] },
 }
 
-func needsBusAlone(verb string) bool {
-	_, yes := overBus[verb]
-	return yes
-}
-
-// reaches refuses what can't be done over the bus of another host or container.
+// reaches refuses what can't be done over the bus of another host, container or user.
 func (f *flags) reaches(cmd *cobra.Command, args []string) error {
-	if cmd.Flags().Changed("machine") && f.machine == "" {
-		return errors.New("--machine: a machine's name is never empty")
-	}
-	if user, container, named := strings.Cut(f.machine, "@"); named {
-		return fmt.Errorf("--machine: a container's bus is asked as its root, by --machine=%s alone; as another user: machinectl-lite shell %s@%[1]s", container, user)
-	}
-	if f.host.name != "" && f.machine != "" {
-		return fmt.Errorf("--host and --machine name one place each; for a container of another host: --host=%s/%s", f.host.name, f.machine)
-	}
+	user, container, asUser := strings.Cut(f.machine, "@")
 	switch {
+	case cmd.Flags().Changed("machine") && f.machine == "":
+		return errors.New("--machine: a machine's name is never empty")
+	case asUser:
+		return fmt.Errorf("--machine: a container's bus is asked as its root, by --machine=%s alone; as another user: machinectl-lite shell %s@%[1]s", container, user)
+	case f.host.name != "" && f.machine != "":
+		return fmt.Errorf("--host and --machine name one place each; for a container of another host: --host=%s/%s", f.host.name, f.machine)
 	case f.user && f.system:
 		return errors.New("--user and --system exclude each other")
 	case f.user && f.elsewhere():
 		return errors.New("--user is for the bus of who calls, not with --host or --machine")
 	case f.own() || !cmd.HasParent():
 		return nil
-	case f.user && !needsBusAlone(cmd.Name()):
-		return fmt.Errorf("%s is for what is the system's, not with --user", cmd.Name())
+	}
+	verb, option, container := cmd.Name(), "--machine", f.machine
+	if f.host.name != "" {
+		option, container = "--host", f.host.container
+	}
+	needs, reaches := overBus[verb]
+	switch {
+	case f.user && !reaches:
+		return fmt.Errorf("%s is for what is the system's, not with --user", verb)
 	case f.user:
 		return nil
-	}
-	option, there := "--machine", ""
-	container := f.machine
-	if f.host.name != "" {
-		option, container, there = "--host", f.host.container, "ssh -t "
-		if f.host.port != "" {
-			there += "-p " + f.host.port + " "
-		}
-		there += f.host.name + " "
-	}
-	switch verb := cmd.Name(); {
-	case f.host.name != "" && (verb == "shell" || verb == "login"):
+	case !reaches:
+		inside := ""
 		if container != "" {
-			container = "--machine=" + container + " "
+			inside = "machinectl shell " + container + " /usr/bin/env "
 		}
-		return fmt.Errorf("%s needs a terminal, which does not pass by --host; there: %smachinectl %s%[1]s …", verb, there, container)
-	case !needsBusAlone(verb):
+		return fmt.Errorf("%s works on its own host alone, not by %s; where nspawnd is installed there: %s%smachinectl-lite %[1]s …", verb, option, f.host.ssh("-t "), inside)
+	case f.host.name != "" && needs&passes != 0:
+		there := f.host.ssh("-t ") + "machinectl "
+		if strings.Contains(verb, "port-") { // machinectl forgets the container
+			there = f.host.ssh("") + "importctl -m "
+		}
 		if container != "" {
-			there += "machinectl shell " + container + " /usr/bin/env "
+			there += "--machine=" + container + " "
 		}
-		return fmt.Errorf("%s works on its own host alone, not by %s; where nspawnd is installed there: %smachinectl-lite %[1]s …", verb, option, there)
-	}
-	if paths := hostPaths[cmd.Name()]; paths != nil {
-		for _, path := range paths(args) {
+		return fmt.Errorf("%s passes a file or a terminal, which does not go through --host; there: %s%[1]s …", verb, there)
+	case hostPaths[verb] != nil:
+		for _, path := range hostPaths[verb](args) {
 			if !filepath.IsAbs(path) {
-				return fmt.Errorf("%s: with %s, %q would be a path there and has to be absolute", cmd.Name(), option, path)
+				return fmt.Errorf("%s: with %s, %q would be a path there and has to be absolute", verb, option, path)
 			}
 		}
 	}

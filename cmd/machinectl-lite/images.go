@@ -23,11 +23,14 @@ func listImagesCommand() *cobra.Command {
 		Short: "List images",
 		Long: `List the images in the store: the bytes that an image's layers take on disk (a layer that images share counts for each), when
 it was built and when it was stored here, why it was accepted, and the digest of its manifest. Among them are the images of systemd-nspawn and others that
-systemd-machined knows; with --all also hidden ones.`,
+systemd-machined knows; with --all also hidden ones.` + aboutThere,
 		Example: `  machinectl-lite list-images
   machinectl-lite list-images --json=pretty`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !options.own() {
+				return listPool(cmd.Context())
+			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err
@@ -124,18 +127,22 @@ type detailedImage interface {
 
 // forEachImage is forEachStored for images of the store or else of machined's.
 func forEachImage(ctx context.Context, names []string, do func(detailedImage) error) error {
+	fromPool := func(c *machined.Client, name string) error {
+		details, err := newPoolImageDetails(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		return do(details)
+	}
+	if !options.own() {
+		return forEachInPool(ctx, names, fromPool)
+	}
 	return forEachName(names, func(store *image.Store, name string) error {
 		img, err := findImage(store, name)
 		if err == nil {
 			return do(newImageDetails(store, img))
 		}
-		return inPool(ctx, name, err, func(c *machined.Client) error {
-			details, err := newPoolImageDetails(ctx, c, name)
-			if err != nil {
-				return err
-			}
-			return do(details)
-		})
+		return inPool(ctx, name, err, func(c *machined.Client) error { return fromPool(c, name) })
 	})
 }
 
@@ -217,24 +224,25 @@ func completeImages(maximum int) cobra.CompletionFunc {
 		if maximum >= 0 && len(args) >= maximum {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		store, err := image.Open(storeRoot)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
+		if options.host.name != "" { // ssh may ask for a password
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		images, _ := store.Images()
 		var names []string
-		for _, img := range images {
-			if name := img.Reference.String(); !slices.Contains(args, name) {
-				names = append(names, name)
+		if options.own() {
+			store, err := image.Open(storeRoot)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveError
+			}
+			images, _ := store.Images()
+			for _, img := range images {
+				names = append(names, img.Reference.String())
 			}
 		}
 		pool, _ := poolImages(cmd.Context())
 		for _, img := range pool {
-			if !slices.Contains(args, img.Name) {
-				names = append(names, img.Name)
-			}
+			names = append(names, img.Name)
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 

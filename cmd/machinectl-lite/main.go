@@ -137,7 +137,7 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		if err := options.reaches(cmd, args); err != nil {
 			return err
 		}
-		if (overBus[cmd.Name()] || passFiles[cmd.Name()]) && options.own() && !options.noAsk {
+		if overBus[cmd.Name()]&asks != 0 && options.own() && !options.noAsk {
 			startAgent()
 		}
 		if options.output == wide && cmd != root && cmd.Name() != "list" {

@@ -4,15 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
 	"nspawnd/machined"
 )
 
-// Images of systemd-nspawn and the like are machined's. Verbs for images take them where the store has none of that name.
+// Images of systemd-nspawn and the like are machined's. Verbs for images take them where the store has none of that name. With --machine, --host and --user they
+// are the only ones, and the verbs print what machinectl prints.
+
+const aboutThere = `
+
+With --machine, --host or --user, the images of systemd-machined there are meant, and none of nspawnd's.`
 
 // poolImages gives machined's images, the hidden ones only with --all. Where there is no machined, there are none.
 func poolImages(ctx context.Context) ([]machined.Image, error) {
@@ -21,17 +30,17 @@ func poolImages(ctx context.Context) ([]machined.Image, error) {
 		return nil, nil
 	}
 	defer host.close()
-	all, err := host.machined.Images(ctx)
+	images, err := shownImages(ctx, host.machined)
 	if errors.Is(err, machined.ErrUnavailable) {
 		return nil, nil
 	}
-	var images []machined.Image
-	for _, img := range all {
-		if options.all || !strings.HasPrefix(img.Name, ".") {
-			images = append(images, img)
-		}
-	}
 	return images, err
+}
+
+// shownImages gives machined's images, the hidden ones only with --all.
+func shownImages(ctx context.Context, c *machined.Client) ([]machined.Image, error) {
+	images, err := c.Images(ctx)
+	return slices.DeleteFunc(images, func(img machined.Image) bool { return !options.all && strings.HasPrefix(img.Name, ".") }), err
 }
 
 // inPool does something with machined's image of that name. If there is none, the error is notStored.
@@ -50,6 +59,108 @@ func inPool(ctx context.Context, name string, notStored error, do func(*machined
 	if err := do(host.machined); err != nil {
 		return fmt.Errorf("image %s: %w", name, err)
 	}
+	return nil
+}
+
+// forEachInPool does something with every image of machined's that is named, whatever the store has, also when it failed for one before.
+func forEachInPool(ctx context.Context, names []string, do func(*machined.Client, string) error) error {
+	return forEachMachine(ctx, names, func(host *host, name string) error {
+		if err := do(host.machined, name); err != nil {
+			return fmt.Errorf("image %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+// listPool lists machined's images alone.
+func listPool(ctx context.Context) error {
+	host, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	images, err := shownImages(ctx, host.machined)
+	if err != nil {
+		return fmt.Errorf("could not get images: %w", err)
+	}
+	return poolTable(images, options.jsonLayout() != "").show("images")
+}
+
+// poolTable has machinectl's columns, for people or, with sizes in bytes and times in microseconds since 1970, for programs.
+func poolTable(images []machined.Image, exact bool) table {
+	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED"}, size: 4, values: 4}
+	flag, size, when := yesNo, func(n uint64) string { return bytesWords(int64(n)) }, timestamp
+	if exact {
+		flag, size = strconv.FormatBool, func(n uint64) string { return strconv.FormatUint(n, 10) }
+		when = func(t time.Time) string {
+			if t.IsZero() {
+				return "0"
+			}
+			return strconv.FormatInt(t.UnixMicro(), 10)
+		}
+	}
+	slices.SortFunc(images, func(a, b machined.Image) int { return strings.Compare(a.Name, b.Name) })
+	for _, img := range images {
+		usage := ""
+		if img.Usage != machined.NoLimit {
+			usage = size(img.Usage)
+		}
+		t.rows = append(t.rows, []string{img.Name, img.Type, flag(img.ReadOnly), usage, when(img.Created), when(img.Modified)})
+	}
+	return t
+}
+
+// poolStatus shows where machined's images are and what they take.
+func poolStatus(ctx context.Context, out io.Writer) error {
+	host, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	values, err := host.machined.ManagerProperties(ctx)
+	if err != nil {
+		return fmt.Errorf("could not get properties: %w", err)
+	}
+	path, _ := values["PoolPath"].(string)
+	_, err = fmt.Fprintf(out, "\t%8s: %s\n", "Path", printable.Line(path))
+	for _, label := range []string{"Usage", "Limit"} {
+		if n, known := values["Pool"+label].(uint64); known && n != machined.NoLimit && err == nil {
+			_, err = fmt.Fprintf(out, "\t%8s: %s\n", label, bytesWords(int64(n)))
+		}
+	}
+	return err
+}
+
+// cleanThere removes hidden images and says so as machinectl does.
+func cleanThere(ctx context.Context) error {
+	if options.all {
+		return errors.New("clean: --all spares the images of systemd-nspawn, and there are no others with --machine, --host and --user; to remove every image there: machinectl … clean --all")
+	}
+	host, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	hidden, err := host.machined.RemoveHiddenImages(ctx)
+	if err != nil {
+		return fmt.Errorf("could not clean pool: %w", err)
+	}
+	total, known := uint64(0), true
+	for _, img := range hidden {
+		fmt.Fprintf(os.Stderr, "Removed image '%s'", printable.Line(img.Name))
+		if img.UsageExclusive == machined.NoLimit {
+			known = false
+		} else {
+			total += img.UsageExclusive
+			fmt.Fprintf(os.Stderr, ". Freed exclusive disk space: %s", bytesWords(int64(img.UsageExclusive)))
+		}
+		fmt.Fprintln(os.Stderr)
+	}
+	fmt.Fprintf(os.Stderr, "Removed %d images in total.", len(hidden))
+	if known {
+		fmt.Fprintf(os.Stderr, " Total freed exclusive disk space: %s.", bytesWords(int64(total)))
+	}
+	fmt.Fprintln(os.Stderr)
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/image"
+	"nspawnd/machined"
 )
 
 func removeCommand() *cobra.Command {
@@ -25,12 +26,15 @@ func removeCommand() *cobra.Command {
 removed and how many bytes that freed.
 
 An image that a machine uses is not removed, except for one of several names of it. Neither is one that is marked read-only. Each NAME is
-tried, also when it failed for one before. An image of systemd-nspawn is removed as machinectl does, also if it is read-only.`,
+tried, also when it failed for one before. An image of systemd-nspawn is removed as machinectl does, also if it is read-only.` + aboutThere,
 		Example: `  machinectl-lite remove registry.example/team/web:1
   machinectl-lite remove --json=pretty registry.example/team/web:1 registry.example/team/web:2`,
 		Args:              imageNames(1, -1),
 		ValidArgsFunction: completeImages(-1),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			if !options.own() {
+				return forEachInPool(cmd.Context(), names, func(c *machined.Client, name string) error { return c.RemoveImage(cmd.Context(), name) })
+			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err
@@ -53,13 +57,16 @@ tried, also when it failed for one before. An image of systemd-nspawn is removed
 					refs = append(refs, ref)
 				}
 			}
-			removed, err := sweepMachines(cmd.Context(), store)
-			if err != nil {
-				return err
+			removed := fromPool
+			if refs != nil {
+				machines, err := sweepMachines(cmd.Context(), store)
+				if err != nil {
+					return err
+				}
+				rest, errs := store.Remove(cmd.Context(), refs)
+				removed, failed = slices.Concat(removed, machines, rest), append(failed, errs...)
 			}
-			rest, errs := store.Remove(cmd.Context(), refs)
-			failed = append(failed, errs...)
-			if err := showRemoved(slices.Concat(fromPool, removed, rest)); err != nil || failed == nil {
+			if err := showRemoved(removed); err != nil || failed == nil {
 				return err
 			}
 			return failed
@@ -76,12 +83,15 @@ half pulled, directories of machines that are gone, files of commands that were 
 uses, unless it is marked read-only. Says what was removed and how many bytes that freed. Hidden images of systemd-machined, which downloads have left, go too; with
 --all its others stay, unlike with machinectl: they are not to be had again.
 
-It can run at any time, beside pulls and starts.`,
+It can run at any time, beside pulls and starts.` + aboutThere,
 		Example: `  machinectl-lite clean
   machinectl-lite clean --all
   machinectl-lite clean --json=short`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !options.own() {
+				return cleanThere(cmd.Context())
+			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
 				return err

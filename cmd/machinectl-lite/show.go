@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -28,17 +29,7 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 		RunE: func(cmd *cobra.Command, names []string) error {
 			flags.join()
 			if len(names) == 0 {
-				host, err := connect(cmd.Context())
-				if err != nil {
-					return err
-				}
-				defer host.close()
-				values, err := host.machined.ManagerProperties(cmd.Context())
-				if err != nil {
-					return fmt.Errorf("could not get properties: %w", err)
-				}
-				fmt.Print(flags.format(machineProperties(values)))
-				return nil
+				return flags.showManager(cmd.Context())
 			}
 			shown := blocks{out: os.Stdout}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
@@ -59,6 +50,21 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 	}
 	flags.register(cmd)
 	return cmd
+}
+
+// showManager shows machined's own properties.
+func (f *propertyFlags) showManager(ctx context.Context) error {
+	host, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	values, err := host.machined.ManagerProperties(ctx)
+	if err != nil {
+		return fmt.Errorf("could not get properties: %w", err)
+	}
+	fmt.Print(f.format(machineProperties(values)))
+	return nil
 }
 
 // propertyOrder is machinectl's; what a later machined has comes after it.

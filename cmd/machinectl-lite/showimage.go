@@ -26,13 +26,16 @@ func imageStatusCommand() *cobra.Command {
 		Short: "Show details of images",
 		Long: `Show what an image is, why it was accepted, and how it wants to be run. Without a NAME, show the store.
 
-An image's NAME may be the end of its name, or the first digits of its ID or digest.`,
+An image's NAME may be the end of its name, or the first digits of its ID or digest.` + aboutThere,
 		Example: `  machinectl-lite image-status registry.example/team/web:1
   machinectl-lite image-status web`,
 		ValidArgsFunction: completeImages(-1),
 		RunE: func(cmd *cobra.Command, names []string) (err error) {
 			out := openOutput(options.noPager)
 			defer func() { err = errors.Join(err, out.close()) }()
+			if len(names) == 0 && !options.own() {
+				return poolStatus(cmd.Context(), out)
+			}
 			if len(names) == 0 {
 				usage, err := storeUsage()
 				if err != nil {
@@ -53,13 +56,16 @@ func showImageCommand() *cobra.Command {
 		Use:   "show-image [NAME...]",
 		Short: "Show properties of images",
 		Long: `Show the properties of images, or without a NAME those of the store, as lines NAME=VALUE for programs. Those that machinectl
-has too are called as there. Properties without a value are shown with --all.`,
+has too are called as there. Properties without a value are shown with --all.` + aboutThere,
 		Example: `  machinectl-lite show-image web
   machinectl-lite show-image -P ManifestDigest web
   machinectl-lite show-image --property=TrustKind,Signer web`,
 		ValidArgsFunction: completeImages(-1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			flags.join()
+			if len(names) == 0 && !options.own() {
+				return flags.showManager(cmd.Context())
+			}
 			if len(names) == 0 {
 				usage, err := storeUsage()
 				if err != nil {

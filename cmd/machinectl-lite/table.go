@@ -17,12 +17,13 @@ import (
 // table is what a list verb prints. The header's words in lower case are the keys of its JSON form.
 type table struct {
 	header  []string
-	rows    [][]string // an empty cell shows as "-" and is null in JSON; a cell may have several lines
+	rows    [][]string // an empty cell shows as "-", but not a size, and is null in JSON; a cell may have several lines
 	lines   int        // lines of a cell that are shown, 0 for all
 	footer  string     // instead of one that counts
 	numbers int        // of how many columns at the left are numbers or percentages: flush right, and numbers in JSON
 	size    int        // a column, from 1, of sizes: flush right; 0 for none
 	texts   int        // of how many columns at the right an empty cell is an empty text
+	values  int        // of how many columns at the right a cell is JSON as it stands
 }
 
 // show prints the table the way the options say, with a footer that counts what it lists unless it has another.
@@ -57,7 +58,7 @@ func (t table) print(out *output, header, full bool) error {
 	for i, row := range rows {
 		cells[i] = make([][]string, len(row))
 		for j, value := range row {
-			if value == "" && t.isText(j) {
+			if value == "" && (t.isText(j) || j == t.size-1) {
 				cells[i][j] = []string{""}
 				continue
 			}
@@ -178,7 +179,9 @@ func (t table) printJSON(out *output, layout string) error {
 			switch {
 			case value == "" && !t.isText(j):
 				fields[j] += out.paint(bright, "null")
-			case j < t.numbers:
+			case j >= len(row)-t.values && (value == "true" || value == "false"):
+				fields[j] += out.paint(bright, value)
+			case j < t.numbers || j >= len(row)-t.values:
 				fields[j] += out.paint(blue, strings.TrimSuffix(value, "%"))
 			default:
 				fields[j] += text(value)

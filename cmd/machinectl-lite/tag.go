@@ -31,7 +31,7 @@ func cloneCommand() *cobra.Command {
 		Use:   "clone NAME NEWNAME",
 		Short: "Clone an image",
 		Long: `Make a copy of an image under a name that no image has. It takes no space: an image never changes. The proof that the image was
-accepted by stays that of the name it was pulled by. An image of systemd-nspawn is copied, as machinectl does.`,
+accepted by stays that of the name it was pulled by. An image of systemd-nspawn is copied, as machinectl does.` + aboutThere,
 		Example:           `  machinectl-lite clone --read-only registry.example/team/web:latest localhost/web:known-good`,
 		Args:              imageNames(2, 2),
 		ValidArgsFunction: completeImages(1),
@@ -50,7 +50,7 @@ func renameCommand() *cobra.Command {
 		Use:   "rename NAME NEWNAME",
 		Short: "Rename an image",
 		Long: `Give an image a name that no image has, instead of its own. The proof that the image was accepted by stays that of the name it was
-pulled by. Machines that run on it go on.`,
+pulled by. Machines that run on it go on.` + aboutThere,
 		Example:           `  machinectl-lite rename registry.example/team/web:latest localhost/web:old`,
 		Args:              imageNames(2, 2),
 		ValidArgsFunction: completeImages(1),
@@ -67,7 +67,7 @@ func readOnlyCommand() *cobra.Command {
 		Use:   "read-only NAME [BOOL]",
 		Short: "Mark or unmark image read-only",
 		Long: `Mark an image read-only, or with "no" take the mark away. An image that is marked is not replaced by a pull, a tag or a clone, and
-not removed by remove or clean. It can be renamed. An image of systemd-nspawn is marked as machinectl does: its files can't be changed.`,
+not removed by remove or clean. It can be renamed. An image of systemd-nspawn is marked as machinectl does: its files can't be changed.` + aboutThere,
 		Example: `  machinectl-lite read-only registry.example/team/web:1.4
   machinectl-lite read-only registry.example/team/web:1.4 no`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -111,6 +111,9 @@ func boolean(s string) (bool, error) {
 func editStore(edit func(context.Context, *image.Writer, []image.Reference) error,
 	editPool func(context.Context, *machined.Client, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
+		if !options.own() {
+			return forEachInPool(cmd.Context(), args[:1], func(c *machined.Client, _ string) error { return editPool(cmd.Context(), c, args) })
+		}
 		store, err := image.Open(storeRoot)
 		if err != nil {
 			return err

@@ -74,13 +74,27 @@ func TestMachineOption(t *testing.T) {
 			t.Errorf("status %d\n%s%s", r.Status, r.Stdout, r.Stderr)
 		}
 
+		in := func(command string) Result {
+			return m.Run("systemd-run", "--quiet", "--pipe", "--wait", "--machine=bootc", "bash", "-c", "mkdir -p /var/lib/machines; cd /var/lib/machines; "+command)
+		}
+		imagesBeside(t, "-M bootc", in, func(command string) Result { return m.Run("bash", "-c", command) })
+		// A file of this host passes.
+		m.expect(t,
+			outcome{"cd /tmp; echo text > imported; machinectl-lite -q -M bootc import-raw imported; machinectl-lite -qM bootc import-raw - piped < imported; machinectl-lite -M bootc show-image -P Path imported piped; ls /var/lib/machines", 0,
+				"/var/lib/machines/imported.raw\n\n/var/lib/machines/piped.raw\n", ""},
+			outcome{"cd /tmp; machinectl-lite -q -M bootc export-raw imported exported && cat exported; machinectl-lite -q -M bootc export-raw --format=gzip piped | gzip -d; machinectl-lite -q -M bootc export-raw nosuch exported", 1, "text\ntext\n", "Image nosuch not found.\n"},
+			outcome{"mkdir /tmp/dir; echo x > /tmp/dir/file; machinectl-lite -q -M bootc import-fs /tmp/dir; machinectl-lite -q -M bootc export-tar dir - | tar -t; machinectl-lite -q -M bootc import-tar /tmp/nosuch", 1, "./\n./file\n", "/no such file/"},
+			outcome{"machinectl-lite __complete -M bootc remove '' 2> /dev/null | head -n -1 | sort", 0, "dir\ndisk\nempty\nimported\npiped\ntree\n", ""},
+		)
+
 		for command, want := range map[string]string{
 			"-M appc":                                 "container appc: its system bus: no such file or directory; a whole system with a bus has to run in it",
 			"-M nosuch":                               "container nosuch: No machine 'nosuch' known",
 			"-M alice@bootc":                          "--machine: a container's bus is asked as its root, by --machine=bootc alone; as another user: machinectl-lite shell alice@bootc",
 			"-M '' list":                              "--machine: a machine's name is never empty",
 			"-M bootc exec web true":                  "exec works on its own host alone, not by --machine; .*: machinectl shell bootc /usr/bin/env machinectl-lite exec …",
-			"-M bootc list-images":                    "list-images works on its own host alone, .*",
+			"-M bootc tag a b":                        "tag works on its own host alone, .*",
+			"-M bootc clean --all":                    "clean: --all spares the images of systemd-nspawn, .*: machinectl … clean --all",
 			"-M bootc bind inner x /x":                `bind: with --machine, "x" would be a path there and has to be absolute`,
 			"-M bootc copy-from inner /x x":           `copy-from: with --machine, "x" would be a path there and has to be absolute`,
 			"-M bootc start nosuch":                   "there is no image nosuch",
@@ -152,6 +166,12 @@ func TestHostOption(t *testing.T) {
 			}
 		})
 
+		in := func(command string) Result {
+			return m.Run("bash", "-c", "mkdir -p /var/lib/machines; cd /var/lib/machines; "+command)
+		}
+		imagesBeside(t, "-H localhost", in, func(command string) Result { return m.Run("bash", "-c", command) })
+		m.expect(t, outcome{"for p in machinectl machinectl-lite; do $p -H localhost/bootc list-images --all --no-legend | cut -d' ' -f1; done; machinectl-lite __complete -H localhost remove '' 2> /dev/null | head -n -1", 0, ".host\n.host\n", ""})
+
 		// What is of this host is not told of the other.
 		for what, want := range map[string]string{"status bootc": `\n\t  Leader: \d+\n(.*\n)*\t   Iface: \d+\n`, "list -o wide --no-legend": `^bootc container systemd-nspawn debian +\S+ +\S+ +running`} {
 			if out := m.Must("bash", "-c", "machinectl-lite -H localhost --no-pager "+what); !regexp.MustCompile(want).MatchString(out) {
@@ -173,8 +193,10 @@ func TestHostOption(t *testing.T) {
 		for command, want := range map[string]string{
 			"-H localhost exec web true":                    "exec works on its own host alone, not by --host; .*: ssh -t localhost machinectl-lite exec …",
 			"-H a@b:22/c logs web":                          "logs works on its own host alone, .*: ssh -t -p 22 a@b machinectl shell c /usr/bin/env machinectl-lite logs …",
-			"-H localhost shell":                            "shell needs a terminal, which does not pass by --host; there: ssh -t localhost machinectl shell …",
-			"-H localhost:22/bootc login":                   "login needs .*: ssh -t -p 22 localhost machinectl --machine=bootc login …",
+			"-H localhost shell":                            "shell passes a file or a terminal, which does not go through --host; there: ssh -t localhost machinectl shell …",
+			"-H localhost:22/bootc login":                   "login passes .*: ssh -t -p 22 localhost machinectl --machine=bootc login …",
+			"-H localhost import-raw - x < /dev/null":       "import-raw passes a file .*: ssh localhost importctl -m import-raw …",
+			"-H localhost/bootc export-tar tree":            "export-tar passes a file .*: ssh localhost importctl -m --machine=bootc export-tar …",
 			"-H localhost -M bootc":                         "--host and --machine name one place each; .*: --host=localhost/bootc",
 			"-H localhost bind bootc x":                     `bind: with --host, "x" would be a path there and has to be absolute`,
 			"-H ::1":                                        `invalid argument "::1" for .*` + usage,

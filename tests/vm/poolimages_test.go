@@ -1,6 +1,13 @@
 package vm
 
-import "testing"
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 // TestPoolImages: images of systemd-nspawn, which are machined's, beside machinectl.
 func TestPoolImages(t *testing.T) {
@@ -39,5 +46,40 @@ func TestPoolImages(t *testing.T) {
 			outcome{"machinectl-lite pull-oci -q " + tiny + " > /dev/null; systemctl mask --runtime --now -q systemd-machined dbus-org.freedesktop.machine1; machinectl-lite list-images --no-legend | cut -d' ' -f1; machinectl-lite clean; machinectl-lite remove tree; systemctl unmask --runtime -q systemd-machined dbus-org.freedesktop.machine1", 0,
 				stored + "\n", "/^machinectl-lite: image .*tree.*: not in the store/"},
 		)
+	})
+}
+
+// makeImages makes images in machined's directory.
+const makeImages = `mkdir -p tree/usr/lib empty .hidden; printf 'ID=foo\nPRETTY_NAME="Foo OS 1"\n' > tree/usr/lib/os-release; truncate -s 10M disk.raw; touch -d 2020-02-02 disk.raw; head -c 50000 /dev/zero > .rest.raw`
+
+// imagesBeside compares the verbs of images with machinectl's where the option leads to. In is a command that runs another in machined's directory there; user is one that runs one as who calls.
+func imagesBeside(t *testing.T, option string, in, user func(command string) Result) {
+	t.Helper()
+	t.Run("images", func(t *testing.T) {
+		in(makeImages)
+		for _, command := range []string{
+			"list-images", "list-images --all --no-legend", "list-images --output=json", "list-images --output=json-pretty -a", "image-status tree", "image-status disk tree nosuch", "image-status", "show-image tree", "show-image disk empty", "show-image",
+			"show-image -P Name -P ReadOnly disk", "show-image --value -p Type tree nosuch", "clone tree X", "clone tree X", "clone nosuch X", "clone --read-only tree X-ro", "show-image -P ReadOnly X-ro", "rename X X-moved", "rename X-moved tree", "read-only X-moved",
+			"show-image -P ReadOnly X-moved", "read-only X-moved no", "show-image -P ReadOnly X-moved", "read-only X-moved maybe", "remove X-moved X-ro", "remove nosuch", "remove a/b", "clean", "-q clean", "set-limit X 1G",
+		} {
+			var shown, stderr []string
+			for _, program := range []string{"machinectl", "machinectl-lite"} {
+				if command == "clean" {
+					in(makeImages)
+				}
+				r := user("timeout 30 " + program + " " + option + " " + strings.ReplaceAll(command, "X", program))
+				if strings.HasSuffix(command, "clean") { // which says there what it has done
+					r.Stdout += r.Stderr
+				}
+				shown = append(shown, fmt.Sprintf("status %d\n%s", r.Status, regexp.MustCompile(`; .* ago`).ReplaceAllString(r.Stdout, "; some time ago")))
+				stderr = append(stderr, r.Stderr)
+			}
+			if diff := cmp.Diff(shown[0], shown[1]); diff != "" || stderr[0] == "" != (stderr[1] == "") {
+				t.Errorf("%s %s: %s\nours: %s\nmachinectl: %s", option, command, diff, stderr[1], stderr[0])
+			}
+		}
+		if left := in("ls -A").Stdout; left != "disk.raw\nempty\ntree\n" {
+			t.Errorf("left: %s", left)
+		}
 	})
 }

@@ -44,6 +44,10 @@ func TestUserOption(t *testing.T) {
 				t.Errorf("%s: status %d, machinectl's %d: %s\nours %s\nmachinectl %s", command, ours.Status, theirs.Status, diff, ours.Stderr, theirs.Stderr)
 			}
 		}
+		imagesBeside(t, "--user", func(command string) Result {
+			return alice("mkdir -p .local/state/machines; cd .local/state/machines; " + command)
+		}, alice)
+
 		// Who may do what polkit is not asked for.
 		for _, program := range []string{"machinectl", "machinectl-lite"} {
 			if r := alice(program + " --user terminate own && while machinectl --user show own; do sleep 0.1; done >/dev/null 2>&1; machinectl-lite --user"); r.Status != 0 || r.Stdout != "No machines.\n" {
@@ -54,7 +58,8 @@ func TestUserOption(t *testing.T) {
 			}
 		}
 		for command, want := range map[string]string{
-			"--user list-images":   "list-images is for what is the system's, not with --user",
+			"--user tag a b":       "tag is for what is the system's, not with --user",
+			"--user clean --all":   "clean: --all spares .*",
 			"--user -M bootc list": "--user is for the bus of who calls, not with --host or --machine",
 			"--user --system list": "--user and --system exclude each other",
 			"--user list":          `connecting to the user's bus: neither \$DBUS_SESSION_BUS_ADDRESS nor \$XDG_RUNTIME_DIR says where it is: .*`,
