@@ -1,4 +1,5 @@
-// Package importd is a typed client of systemd-importd, org.freedesktop.import1(5), which downloads, imports and exports the images of /var/lib/machines.
+// Package importd is a typed client of systemd-importd, org.freedesktop.import1(5), which downloads, imports and exports the images of /var/lib/machines, and those of
+// portable services and extensions.
 //
 // It owns everything that is said to import1: beginning a transfer and following it to its end, listing transfers, cancelling one. The caller hands in a connection of
 // the system bus and the files that are read or written. What a transfer says may have been written by strangers, such as names in an archive: it is to be escaped
@@ -47,8 +48,15 @@ const (
 	FileSystem Format = "FileSystem" // a directory, which can only be imported
 )
 
-// class is what the images of machines are to import1, beside portable services and extensions.
-const class = "machine"
+// Class is what an image is for, and so where it is stored.
+type Class string
+
+const (
+	Machine  Class = "machine"  // in /var/lib/machines
+	Portable Class = "portable" // a portable service, in /var/lib/portables
+	SysExt   Class = "sysext"   // an extension of /usr, in /var/lib/extensions
+	ConfExt  Class = "confext"  // one of /etc, in /var/lib/confexts
+)
 
 // Flags say how an image is stored.
 type Flags uint64
@@ -60,20 +68,20 @@ const (
 )
 
 // Pull begins to download the image at a URL. Verify is no, checksum or signature; name, or the URL's when it is empty, is what the image will be called.
-func (c *Client) Pull(ctx context.Context, format Format, url, name, verify string, flags Flags) (*Transfer, error) {
-	return c.begin(ctx, "Pull"+string(format)+"Ex", url, name, class, verify, uint64(flags))
+func (c *Client) Pull(ctx context.Context, format Format, class Class, url, name, verify string, flags Flags) (*Transfer, error) {
+	return c.begin(ctx, "Pull"+string(format)+"Ex", url, name, string(class), verify, uint64(flags))
 }
 
 // Import begins to import an image from a file, which may be compressed, a pipe or, for [FileSystem], a directory. The file can be closed when Import returns.
-func (c *Client) Import(ctx context.Context, format Format, from *os.File, name string, flags Flags) (*Transfer, error) {
+func (c *Client) Import(ctx context.Context, format Format, class Class, from *os.File, name string, flags Flags) (*Transfer, error) {
 	defer runtime.KeepAlive(from)
-	return c.begin(ctx, "Import"+string(format)+"Ex", dbus.UnixFD(from.Fd()), name, class, uint64(flags))
+	return c.begin(ctx, "Import"+string(format)+"Ex", dbus.UnixFD(from.Fd()), name, string(class), uint64(flags))
 }
 
 // Export begins to write an image to a file or a pipe. Compression is uncompressed, xz, gzip, bzip2 or, from systemd 258 on, zstd. The file can be closed when Export returns.
-func (c *Client) Export(ctx context.Context, format Format, name string, to *os.File, compression string) (*Transfer, error) {
+func (c *Client) Export(ctx context.Context, format Format, class Class, name string, to *os.File, compression string) (*Transfer, error) {
 	defer runtime.KeepAlive(to)
-	return c.begin(ctx, "Export"+string(format)+"Ex", name, class, dbus.UnixFD(to.Fd()), compression, uint64(0))
+	return c.begin(ctx, "Export"+string(format)+"Ex", name, string(class), dbus.UnixFD(to.Fd()), compression, uint64(0))
 }
 
 // Summary is what a list says of a transfer.
@@ -87,10 +95,10 @@ type Summary struct {
 	Path     dbus.ObjectPath
 }
 
-// List gives the transfers of machines' images.
-func (c *Client) List(ctx context.Context) ([]Summary, error) {
+// List gives the transfers of images of a class.
+func (c *Client) List(ctx context.Context, class Class) ([]Summary, error) {
 	var transfers []Summary
-	err := c.call(ctx, "ListTransfersEx", []any{class, uint64(0)}, &transfers)
+	err := c.call(ctx, "ListTransfersEx", []any{string(class), uint64(0)}, &transfers)
 	return transfers, err
 }
 

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/version"
@@ -200,39 +199,50 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 
 // verbFirst puts the verb before the options that are before it, as machinectl takes them: options belong to verbs here.
 func verbFirst(root *cobra.Command, args []string) []string {
-	verbs := map[string]bool{}
-	values := map[string]bool{} // whether an option takes a value
-	note := func(f *pflag.Flag) {
-		values["--"+f.Name] = f.NoOptDefVal == ""
-		if f.Shorthand != "" {
-			values["-"+f.Shorthand] = f.NoOptDefVal == ""
-		}
-	}
-	root.PersistentFlags().VisitAll(note)
-	for _, verb := range root.Commands() {
-		for _, name := range append(verb.Aliases, verb.Name()) {
-			verbs[name] = true
-		}
-		verb.Flags().VisitAll(note)
-	}
-	for i := 0; i < len(args) && args[i] != "--"; i++ {
-		switch arg := args[i]; {
-		case !strings.HasPrefix(arg, "-") && verbs[arg]:
-			return slices.Concat(args[i:i+1], args[:i], args[i+1:])
-		case !strings.HasPrefix(arg, "-"):
-			return args
-		case strings.HasPrefix(arg, "--"):
-			if values[arg] {
-				i++
-			}
-		default: // letters, of which the first that takes a value has what follows
-			letter := strings.IndexFunc(arg[1:], func(r rune) bool { return values["-"+string(r)] })
-			if letter >= 0 && letter == len(arg)-2 {
-				i++
+	for i, arg := range args {
+		for _, verb := range root.Commands() {
+			if (arg == verb.Name() || verb.HasAlias(arg)) && firstArgument(verb, args) == i {
+				return slices.Concat(args[i:i+1], args[:i], args[i+1:])
 			}
 		}
 	}
 	return args
+}
+
+// firstArgument is where the first argument is that is neither an option of this verb nor the value of one. It is -1 when there is none, or an option that the verb has not.
+func firstArgument(verb *cobra.Command, args []string) int {
+	verb.InheritedFlags() // adds them to Flags
+	verb.InitDefaultHelpFlag()
+	for i := 0; i < len(args) && args[i] != "--"; i++ {
+		arg := args[i]
+		switch {
+		case arg == "-" || !strings.HasPrefix(arg, "-"):
+			return i
+		case strings.HasPrefix(arg, "--"):
+			name, _, withValue := strings.Cut(arg[2:], "=")
+			option := verb.Flags().Lookup(name)
+			if option == nil {
+				return -1
+			}
+			if option.NoOptDefVal == "" && !withValue {
+				i++
+			}
+		default: // letters, of which the first that takes a value has what follows
+			for arg = arg[1:]; arg != ""; arg = arg[1:] {
+				option := verb.Flags().ShorthandLookup(arg[:1])
+				if option == nil {
+					return -1
+				}
+				if option.NoOptDefVal == "" {
+					if arg[1:] == "" {
+						i++
+					}
+					break
+				}
+			}
+		}
+	}
+	return -1
 }
 
 // knownVerb refuses whatever is left over as the first argument: no verb has that name.

@@ -17,6 +17,12 @@ func TestVerbFirst(t *testing.T) {
 		"-al --value -p Name show stop":  "show -al --value -p Name stop",
 		"-M list list":                   "list -M list",
 		"--force --verify no pull-tar x": "pull-tar --force --verify no x",
+		"-qP --format gzip export-raw x": "export-raw -qP --format gzip x", // -P takes no value here
+		"-P Name show-image x":           "show-image -P Name x",
+		"-qMx -mN pull-raw list":         "pull-raw -qMx -mN list",
+		"--help list":                    "list --help",
+		"--nosuch list":                  "--nosuch list",
+		"- list":                         "- list",
 		"-- list":                        "-- list",
 		"nosuch list":                    "nosuch list",
 		"exec web list -a":               "exec web list -a",

@@ -25,16 +25,65 @@ import (
 
 const aboutTransfers = `
 
-This is done by systemd-importd, as for machinectl and importctl -m, and says what that says. Ctrl-C leaves the transfer to go on in the background
-(see list-transfers, cancel-transfer). `
+This is done by systemd-importd, as for machinectl and importctl, and says what that says. Ctrl-C leaves the transfer to go on in the background
+(see list-transfers, cancel-transfer). With --class it is an image of a portable service (/var/lib/portables) or an extension of the system
+(/var/lib/extensions, /var/lib/confexts) instead, see portablectl and systemd-sysext. `
 
 // transferFlags are the flags of the verbs that begin a transfer.
 type transferFlags struct {
 	quiet, force, readOnly bool
 	verify, format         string
+	class                  imageClass
+	keep                   keepDownload
 }
 
-func (f *transferFlags) imageFlags(flags importd.Flags) importd.Flags {
+// imageClass is what an image is for.
+type imageClass importd.Class
+
+var imageClasses = []struct {
+	class  importd.Class
+	letter string
+}{{importd.Machine, "m"}, {importd.Portable, "P"}, {importd.SysExt, "S"}, {importd.ConfExt, "C"}}
+
+func (c *imageClass) Set(value string) error {
+	var classes []string
+	for _, known := range imageClasses {
+		classes = append(classes, string(known.class))
+	}
+	return oneOf((*string)(c), value, classes)
+}
+
+func (c *imageClass) String() string { return string(*c) }
+func (c *imageClass) Type() string   { return "class" }
+
+func (c *imageClass) register(cmd *cobra.Command) {
+	*c = imageClass(importd.Machine)
+	cmd.Flags().Var(c, "class", "Images of this `class`: machine, portable (services), sysext or confext (extensions)")
+	for _, known := range imageClasses {
+		cmd.Flags().BoolFuncP(known.letter, known.letter, "Same as --class="+string(known.class), func(string) error { return c.Set(string(known.class)) })
+	}
+}
+
+// keepDownload says whether a copy of what was downloaded stays beside the image; by default one of machines'.
+type keepDownload struct{ set, keep bool }
+
+func (k *keepDownload) Set(value string) (err error) {
+	k.set = true
+	k.keep, err = boolean(value)
+	return err
+}
+
+func (k *keepDownload) String() string { return "" } // the default is none of its own
+func (k *keepDownload) Type() string   { return "boolean" }
+
+func (f *transferFlags) pullFlags() importd.Flags {
+	if f.keep.keep || !f.keep.set && importd.Class(f.class) == importd.Machine {
+		return f.imageFlags() | importd.KeepDownload
+	}
+	return f.imageFlags()
+}
+
+func (f *transferFlags) imageFlags() (flags importd.Flags) {
 	if f.force {
 		flags |= importd.Force
 	}
@@ -66,9 +115,11 @@ URL begins with http://, https:// or file://. Without a NAME, or with -, the ima
 				return nil, fmt.Errorf("--verify: %q is not one of %s", flags.verify, strings.Join(allowed, ", "))
 			}
 			name := cmp.Or(argument(args, 1), nameOfURL(args[0]))
-			return c.Pull(ctx, format, args[0], imageName(format, name), flags.verify, flags.imageFlags(importd.KeepDownload))
+			return c.Pull(ctx, format, importd.Class(flags.class), args[0], imageName(format, name), flags.verify, flags.pullFlags())
 		})
 	cmd.Flags().StringVar(&flags.verify, "verify", flags.verify, "Verify by `signature`, checksum or no")
+	cmd.Flags().Var(&flags.keep, "keep-download", "Whether a copy of the download, which is never changed, stays beside the image: `yes` or no; by default for machines' images alone")
+	cmd.Flags().BoolFuncP("N", "N", "Same as --keep-download=no", func(string) error { return flags.keep.Set("no") })
 	flags.register(cmd)
 	return cmd
 }
@@ -111,7 +162,7 @@ Without a NAME, the image is called as what it is made from`+without+`.`, exampl
 			if name = imageName(format, name); name == "" {
 				return nil, errors.New("the image needs a name")
 			}
-			return c.Import(ctx, format, file, name, flags.imageFlags(0))
+			return c.Import(ctx, format, importd.Class(flags.class), file, name, flags.imageFlags())
 		})
 	flags.register(cmd)
 	return cmd
@@ -166,10 +217,11 @@ replaced when the new one is complete.`, example, nil)
 			return fmt.Errorf("%s: an image is nothing for a terminal; name a file or redirect the output", cmd.Name())
 		}
 		err = flags.run(cmd.Context(), out.replacer(), func(ctx context.Context, c *importd.Client) (*importd.Transfer, error) {
-			return c.Export(ctx, format, args[0], out.file, compression)
+			return c.Export(ctx, format, importd.Class(flags.class), args[0], out.file, compression)
 		})
 		return out.finish(err)
 	}
+	flags.class.register(cmd)
 	cmd.Flags().StringVar(&flags.format, "format", "", "Compress by `format`: uncompressed, xz, gzip, bzip2 or zstd")
 	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "Show notices, warnings and errors only")
 	return cmd
@@ -177,6 +229,7 @@ replaced when the new one is complete.`, example, nil)
 
 // register adds the flags of verbs that make an image.
 func (f *transferFlags) register(cmd *cobra.Command) {
+	f.class.register(cmd)
 	cmd.Flags().BoolVar(&f.force, "force", false, "Replace an image that has the name")
 	cmd.Flags().BoolVar(&f.readOnly, "read-only", false, "Make the image read-only")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Show notices, warnings and errors only")
@@ -424,10 +477,12 @@ func (d *transferDisplay) end() {
 }
 
 func listTransfersCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "list-transfers",
-		Short:   "List the transfers that systemd-importd is at",
-		Long:    `List the downloads, imports and exports of images of /var/lib/machines that systemd-importd is at, whoever began them.`,
+	var class imageClass
+	cmd := &cobra.Command{
+		Use:   "list-transfers",
+		Short: "List the transfers that systemd-importd is at",
+		Long: `List the downloads, imports and exports of images of /var/lib/machines, or of what --class says, that systemd-importd is at, whoever
+began them.`,
 		Example: "  machinectl-lite list-transfers",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -436,13 +491,15 @@ func listTransfersCommand() *cobra.Command {
 				return err
 			}
 			defer host.close()
-			transfers, err := host.importd().List(cmd.Context())
+			transfers, err := host.importd().List(cmd.Context(), importd.Class(class))
 			if err != nil {
 				return fmt.Errorf("could not get transfers: %w", withImportd(err))
 			}
 			return transferTable(transfers).show("transfers")
 		},
 	}
+	class.register(cmd)
+	return cmd
 }
 
 func transferTable(transfers []importd.Summary) table {

@@ -58,8 +58,9 @@ func TestTransfers(t *testing.T) {
 			var seen, stderr []string
 			for _, program := range []string{"machinectl", "machinectl-lite"} {
 				name := map[string]string{"machinectl": "theirs", "machinectl-lite": "ours"}[program]
+				transfers := map[string]string{"machinectl": "importctl", "machinectl-lite": "machinectl-lite"}[program]
 				script := strings.NewReplacer("NAME-x", fmt.Sprint(name, "-", images), "NAME", name, "WEB", "http://127.0.0.1/"+name).Replace(command)
-				r := m.Run("bash", "-c", "set -o pipefail; cd /srv/w; export LANG=C.UTF-8; run() { timeout 60 "+program+` "$@"; }; `+script)
+				r := m.Run("bash", "-c", "set -o pipefail; cd /srv/w; export LANG=C.UTF-8; run() { timeout 60 "+program+" \"$@\"; }; ctl() { timeout 60 "+transfers+` "$@"; }; `+script)
 				seen = append(seen, fmt.Sprintf("status %d\n%s", r.Status, strings.ReplaceAll(r.Stdout, name, "NAME")))
 				stderr = append(stderr, transferMessages(strings.ReplaceAll(r.Stderr, name, "NAME")))
 			}
@@ -128,6 +129,26 @@ func TestTransfers(t *testing.T) {
 			same(t, "run pull-raw WEB/signed.raw NAME-x"+disk, 0)
 			if newer == 0 {
 				same(t, "run pull-tar --verify=no WEB/t.tar.zst NAME-x"+tree, 0)
+			}
+		})
+		t.Run("class and copy of the download", func(t *testing.T) {
+			m := m.With(t)
+			m.must(`cd /srv/web; for name in theirs ours; do for i in $(seq 9); do cp $name/r.raw $name/r$i.raw; done; done`)
+			m.must(`mkdir -p /var/lib/{portables,extensions,confexts}`)
+			const (
+				begin = "touch NAME.mark; sleep 0.05; "
+				made  = `; status=$?; find /var/lib/{machines,portables,extensions,confexts} -mindepth 1 -maxdepth 1 -cnewer NAME.mark -printf '%p %y %m %s\n' | sort; exit $status`
+			)
+			for _, c := range []struct {
+				command string
+				status  int
+			}{
+				{"ctl -m pull-raw --verify=no WEB/r1.raw NAME-x", 0}, {"ctl -m pull-raw --verify=no --keep-download=no WEB/r2.raw NAME-x", 0}, {"ctl -mN pull-raw --verify=no WEB/r3.raw NAME-x", 0}, {"ctl -m -N --keep-download=yes pull-raw --verify=no WEB/r4.raw NAME-x", 0},
+				{"ctl -P pull-raw --verify=no WEB/r5.raw NAME-x", 0}, {"ctl --class=portable --keep-download=1 pull-raw --verify=no --read-only WEB/r6.raw NAME-x", 0}, {"ctl -SC pull-tar --verify=checksum WEB/t.tar NAME-x", 0}, {"ctl -C --class=sysext -q pull-raw --verify=no WEB/r8.raw NAME-x.sysext.raw", 0},
+				{"ctl -P import-raw r.raw NAME-x; ctl --class=portable export-raw NAME-x | cmp - r.raw", 0}, {"ctl -S import-fs tree NAME-x; ctl -S export-tar NAME-x NAME.tar; tar -tf NAME.tar | sort", 0}, {"ctl -C import-tar t.tar NAME-x; ctl -m export-tar NAME-x NAME.new", 1},
+				{"ctl --class=nonsense import-tar t.tar NAME-x", 1}, {"ctl --class= import-tar t.tar NAME-x", 1}, {"ctl -m --keep-download=maybe pull-raw WEB/r9.raw NAME-x", 1}, {"ctl -m --keep-download= pull-raw WEB/r9.raw NAME-x", 1},
+			} {
+				same(t, begin+c.command+made, c.status)
 			}
 		})
 		t.Run("export", func(t *testing.T) {
@@ -220,6 +241,10 @@ func TestTransferList(t *testing.T) {
 			outcome{"journalctl -q -o cat -u one | grep -c '^machinectl-lite: transfer was cancelled'", 0, "1\n", ""},
 			outcome{"machinectl-lite cancel-transfer 98 99", 1, "", "machinectl-lite: could not cancel transfer: No transfer by id 98\nmachinectl-lite: could not cancel transfer: No transfer by id 99\n"},
 		)
+
+		m.expect(t, outcome{"mkfifo /tmp/fifo2; systemd-run -q --unit=extension sh -c 'exec machinectl-lite -S import-raw - ext 0<> /tmp/fifo2'; await sh -c 'machinectl-lite -S list-transfers | grep -q ext'; importctl -S list-transfers | diff - <(machinectl-lite --class=sysext list-transfers); " +
+			"machinectl-lite -S list-transfers --no-legend | grep -o 'import-raw sysext ext'; machinectl-lite list-transfers; machinectl-lite -C list-transfers; machinectl-lite cancel-transfer $(machinectl-lite -S list-transfers --json=short | jq .[].id)", 0,
+			"import-raw sysext ext\nNo transfers.\nNo transfers.\n", ""})
 
 		// On a terminal: how far it is, and what ctrl-C does.
 		escapes := regexp.MustCompile(`\x1b\]9;4;[0-9;]*\x1b\\`) // newer terminals show these in the task bar
