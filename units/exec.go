@@ -17,7 +17,9 @@ type Running struct {
 	WorkingDir string
 	Slice      string
 	Account    Account  // with User= of the user's own: the host's
-	Files      []string // the content of its unit file and of what was laid over that, in order
+	Leader     string   // of a machine whose first process alone tells: its PID, a colon, and when it started, as in /proc/PID/stat
+	Ambient    string   // the ambient capabilities of that, a mask in hexadecimal
+	Files      []string // the content of its unit file and of what was laid over that, in order; for one that the leader alone tells of, as if there was one
 }
 
 // Exec is a command that is to run beside a machine's payload.
@@ -26,7 +28,7 @@ type Exec struct {
 	Argv        []string // its first word is looked up in its PATH
 	Env         []string // NAME=VALUE, laid over the payload's
 	Account     *Account // nil: the payload's
-	Home        string   // of Account
+	Home, User  string   // of Account: its directory and name
 	WorkingDir  string   // "": the payload's
 	Privileged  bool     // all capabilities, no filter of system calls
 	Terminal    bool     // the output is one, which is to be its standard input and its controlling one too
@@ -50,11 +52,9 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, err error) {
 	u.set("Description", e.Description)
 	u.set("CollectMode", "inactive-or-failed")
 	u.set("Type", "exec")
-	confined := Unit{}
-	for _, file := range r.Files {
-		if err := confined.layFile(file, manager); err != nil {
-			return u, err
-		}
+	confined, err := r.confinement(manager)
+	if err != nil {
+		return u, err
 	}
 	for _, d := range confined.Directives {
 		if !e.Privileged || isProcess(d.Name) {
@@ -65,7 +65,11 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, err error) {
 	if e.Account != nil {
 		account, payload.ambient = *e.Account, ""
 	}
-	args := []string{e.Launcher, "--exec=" + service, "--as=machinectl-lite: " + r.Machine,
+	beside := "--exec=" + service
+	if r.Leader != "" {
+		beside = "--exec-beside=" + r.Leader
+	}
+	args := []string{e.Launcher, beside, "--as=machinectl-lite: " + r.Machine,
 		"--ids=" + Machine{Account: account}.ids(), "--workdir=" + strconv.QuoteToASCII(cmp.Or(e.WorkingDir, r.WorkingDir, "/"))}
 	if e.Terminal {
 		args = append(args, "--terminal")
@@ -79,6 +83,9 @@ func ExecUnit(r Running, e Exec, manager int) (u Unit, err error) {
 	if e.Account != nil {
 		env.unset("HOME")
 		env = append(env, "HOME="+e.Home)
+		if r.Leader != "" && e.User != "" { // systemd-nspawn sets them
+			env = append(env, "USER="+e.User, "LOGNAME="+e.User)
+		}
 	}
 	for _, assignment := range e.Env {
 		if err := env.set(assignment); err != nil {
@@ -157,7 +164,7 @@ func (r Running) PayloadAccount() (Account, error) {
 }
 
 func (r Running) payload() (p payload, err error) {
-	p.account = r.Account
+	p.account, p.ambient = r.Account, r.Ambient
 	if len(r.Argv) == 0 || r.Argv[0] != launcherPath {
 		return p, nil
 	}
@@ -195,6 +202,21 @@ func (r Running) payload() (p payload, err error) {
 		}
 	}
 	return p, err
+}
+
+// Tells says whether what its unit files tell of the payload's confinement can be given to a process beside it. If not, the leader has to tell.
+func (r Running) Tells(manager int) bool {
+	_, err := r.confinement(manager)
+	return err == nil
+}
+
+func (r Running) confinement(manager int) (confined Unit, err error) {
+	for _, file := range r.Files {
+		if err := confined.layFile(file, manager); err != nil {
+			return confined, err
+		}
+	}
+	return confined, nil
 }
 
 // layFile lays what a service's unit file says of its confinement over the unit.

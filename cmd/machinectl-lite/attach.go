@@ -63,7 +63,7 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 		return 0, err
 	}
 	defer host.close()
-	machine, err := host.running(ctx, name)
+	machine, _, err := host.joinable(ctx, name)
 	if err != nil {
 		return 0, err
 	}
@@ -77,7 +77,7 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 		return 0, fmt.Errorf("it has no terminal that was left; machinectl-lite logs -f %s shows what it says, and exec runs a command in it", name)
 	}
 	defer controller.Close()
-	lock, err := os.Open(filepath.Join("/run/systemd/transient", machine.Unit.Name))
+	lock, err := os.Open(filepath.Join("/run/systemd/transient", machine.Name))
 	if err == nil {
 		defer lock.Close()
 		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -85,7 +85,7 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 	if err != nil {
 		return 0, fmt.Errorf("somebody else is at its terminal: %w", err)
 	}
-	service, err := host.systemd.Follow(ctx, machine.Unit.Name)
+	service, err := host.systemd.Follow(ctx, machine.Name)
 	if err != nil {
 		return 0, err
 	}

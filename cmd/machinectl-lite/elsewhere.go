@@ -96,16 +96,16 @@ func (h *host) enter(ctx context.Context, name string) (*dbus.Conn, error) {
 		return nil, err
 	}
 	unit.MainPID = properties.Leader
-	root, err := openRoot(unit)
+	leader, err := openLeader(unit)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
-	uid, err := hostUID(properties.Leader, 0)
+	defer leader.close()
+	uid, err := leader.hostUID(0)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dbus.ConnectContainer(ctx, root, uid)
+	conn, err := dbus.ConnectContainer(ctx, leader.root, uid)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; a whole system with a bus has to run in it", err)
 	}

@@ -67,12 +67,15 @@ func execCommand() *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
 		Use:   "exec [OPTIONS...] NAME COMMAND [ARGUMENT...]",
-		Short: "Run a command in a machine of nspawnd",
-		Long: `Run a command beside the first process of a machine that nspawnd started, with or without an init inside: in all of its namespaces and its control group, and with its user,
-environment, working directory, capabilities and filter of system calls. The command is looked up in the machine's PATH.
+		Short: "Run a command in a machine",
+		Long: `Run a command beside the first process of a container of any origin, with or without an init inside: in all of its namespaces and its control group, and with its user,
+environment, working directory, capabilities, limits and filters of system calls. The command is looked up in the machine's PATH.
 
-Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. Secrets that the machine has
-as variables are not the command's. A command whose terminal was left runs on, and what it says goes to the journal, as the machine's. Machines under systemd-nspawn and those of other origin can't be joined; where systemd runs inside, see shell.
+Input, output and signals are passed on. Where both input and output are a terminal here, the command gets one of the machine's own. A command whose terminal was left runs on, and what it says goes to
+the journal, as the machine's.
+
+What a machine of nspawnd was started with, its unit tells; the secrets that it has as variables are not the command's. Elsewhere, as under systemd-nspawn, all is taken from the first process, which for that is stopped for a
+moment (ptrace(2)) if it has a filter of system calls. One that AppArmor or SELinux confines is left alone, unless with --privileged.
 
 Exit status: that of the command, or 128+n when signal n ended it; 125 when it was not run, 126 when it can't be executed, 127 when it was not found.`,
 		Example: `  machinectl-lite exec web nginx -s reload
@@ -146,10 +149,6 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 		return 0, err
 	}
 	defer host.close()
-	running, err := host.running(ctx, name)
-	if err != nil {
-		return 0, err
-	}
 	e := units.Exec{Argv: argv, WorkingDir: f.workdir, Privileged: f.privileged, Terminal: f.tty, Detached: f.detach,
 		Description: printable.Line(name + ": " + strings.Join(argv, " "))}
 	if e.Description = strings.ToValidUTF8(e.Description, "?"); len(e.Description) > 200 {
@@ -164,50 +163,42 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 	if err := f.environment(&e); err != nil {
 		return 0, err
 	}
-	root, err := openRoot(running.Unit)
+	manager, err := host.systemd.Version(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
-	r := units.Running{Machine: name, Argv: running.Argv, Env: running.Env, WorkingDir: running.WorkingDir, Slice: running.Slice, Account: running.Account}
-	for _, file := range running.Files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return 0, fmt.Errorf("what its payload is confined to: %w", err)
-		}
-		r.Files = append(r.Files, string(text))
+	leader, r, err := host.beside(ctx, name, manager)
+	if err != nil {
+		return 0, err
 	}
+	defer leader.close()
 	account, err := r.PayloadAccount()
 	if err != nil {
 		return 0, err
 	}
 	if f.user != "" {
-		user, err := image.NewRoot(root).User(f.user)
+		user, err := image.NewRoot(leader.root).User(f.user)
 		if err != nil {
 			return 0, fmt.Errorf("--user: %w", err)
 		}
 		account = units.Account{UID: user.UID, GID: user.GID, Groups: user.Groups}
-		e.Account, e.Home = &account, cmp.Or(user.Home, "/")
+		e.Account, e.Home, e.User = &account, cmp.Or(user.Home, "/"), user.Name
 	}
 	if len(argv) == 0 {
-		e.Argv = []string{shellOf(root, account)}
+		e.Argv = []string{shellOf(leader.root, account)}
 	}
 	id := make([]byte, 4)
 	_, _ = rand.Read(id)
 	e.ID = hex.EncodeToString(id)
-	manager, err := host.systemd.Version(ctx)
-	if err != nil {
-		return 0, err
-	}
 	unit, err := units.ExecUnit(r, e, manager)
 	if err != nil {
 		return 0, err
 	}
-	uid, err := hostUID(running.Unit.MainPID, account.UID)
+	uid, err := leader.hostUID(account.UID)
 	if err != nil {
 		return 0, err
 	}
-	return f.start(ctx, host, name, unit, uid, root, signals)
+	return f.start(ctx, host, name, unit, uid, leader.root, signals)
 }
 
 // start starts the service and, unless it is detached, connects it with our streams and waits for it.
@@ -303,72 +294,73 @@ func (f *execFlags) environment(e *units.Exec) error {
 	return nil
 }
 
-// running gives our machine of that name.
-func (h *host) running(ctx context.Context, name string) (r dbus.Running, err error) {
-	unit, ours := h.systemd.MachineUnit(ctx, name)
+// joinable gives the unit of a machine that runs and that a process of this kernel can be run in, and whether the machine is of nspawnd.
+func (h *host) joinable(ctx context.Context, name string) (unit dbus.Unit, ours bool, err error) {
+	unit, ours = h.systemd.MachineUnit(ctx, name)
 	if !ours {
-		_, err := h.machined.Get(ctx, name)
+		properties, err := h.machined.Get(ctx, name)
 		switch {
 		case errors.Is(err, machined.ErrNoSuchMachine):
-			return r, errors.New("no machine of that name runs")
+			return unit, false, errors.New("no machine of that name runs")
 		case err != nil:
-			return r, err
+			return unit, false, err
+		case properties.Class != machined.OwnClass:
+			return unit, false, fmt.Errorf("it is no container but of class %q: no process of this kernel can be run in it", properties.Class)
 		}
-		return r, fmt.Errorf("it is not a machine of nspawnd, and what confines it is not known; where systemd runs in it: machinectl-lite shell %s", name)
+		if unit, err = h.unitOf(ctx, name); err != nil {
+			return unit, false, err
+		}
+		unit.MainPID = properties.Leader
 	}
-	if os.Geteuid() != 0 {
-		return r, fmt.Errorf("to run a command in a machine needs root: %w", fs.ErrPermission)
-	}
-	r, err = h.systemd.Running(ctx, unit)
 	switch {
-	case err != nil:
-		return r, err
-	case r.Frozen:
-		return r, fmt.Errorf("it is paused; to have it go on: machinectl-lite resume %s", name)
-	case slices.ContainsFunc(r.Argv[:min(len(r.Argv), 8)], func(word string) bool { return path.Base(word) == "systemd-nspawn" }):
-		return r, errors.New("its payload is confined by systemd-nspawn, which can't be given to a process beside it")
+	case os.Geteuid() != 0:
+		err = fmt.Errorf("to run a command in a machine needs root: %w", fs.ErrPermission)
+	case unit.Frozen:
+		err = fmt.Errorf("it is paused; to have it go on: machinectl-lite resume %s", name)
 	}
-	return r, nil
+	return unit, ours, err
 }
 
-// openRoot gives a handle on what the first process of a service has for its root.
-func openRoot(u dbus.Unit) (*os.File, error) {
-	if u.MainPID == 0 {
-		return nil, errors.New("its first process has ended")
-	}
-	// A process's number may be another's by now; with a descriptor of it, what is read is its own for as long as it lives.
-	process, err := unix.PidfdOpen(int(u.MainPID), 0)
+// beside gives a machine's first process, and what a command beside that gets. Of a machine of nspawnd the manager tells, so that the process need not be looked at.
+func (h *host) beside(ctx context.Context, name string, manager int) (l *leader, r units.Running, err error) {
+	unit, ours, err := h.joinable(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("its first process: %w", err)
+		return nil, r, err
 	}
-	defer unix.Close(process)
-	dir := "/proc/" + strconv.Itoa(int(u.MainPID))
-	root, err := os.OpenFile(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("its root directory: %w", err)
+	told := false
+	if ours {
+		running, err := h.systemd.Running(ctx, unit)
+		if err != nil {
+			return nil, r, err
+		}
+		r = units.Running{Machine: name, Argv: running.Argv, Env: running.Env, WorkingDir: running.WorkingDir, Slice: running.Slice, Account: running.Account}
+		for _, file := range running.Files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return nil, r, fmt.Errorf("what its payload is confined to: %w", err)
+			}
+			r.Files = append(r.Files, string(text))
+		}
+		told = r.Tells(manager)
+		if slices.ContainsFunc(r.Argv[:min(len(r.Argv), 8)], func(word string) bool { return path.Base(word) == "systemd-nspawn" }) {
+			told = false
+			properties, err := h.machined.Get(ctx, name)
+			if err != nil {
+				return nil, r, err
+			}
+			unit.MainPID = properties.Leader
+		}
 	}
-	group, err := os.ReadFile(dir + "/cgroup")
-	if err == nil && !strings.Contains(string(group)+"/", u.ControlGroup) {
-		err = errors.New("it has ended")
+	if l, err = openLeader(unit); err != nil || told {
+		return l, r, err
 	}
-	if err = errors.Join(err, unix.PidfdSendSignal(process, 0, nil, 0)); err != nil {
-		root.Close()
-		return nil, fmt.Errorf("its first process: %w", err)
+	if l, err = l.payload(unit); err != nil {
+		return nil, r, err
 	}
-	return root, nil
-}
-
-// hostUID gives what a user of a process's user namespace is on the host (user_namespaces(7)).
-func hostUID(pid uint32, uid uint32) (uint32, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
-	if err != nil {
-		return 0, err
+	if r, err = l.running(name); err != nil {
+		l.close()
 	}
-	outside, mapped := units.Outside(units.ParseIDMap(string(text)), uid)
-	if !mapped {
-		err = fmt.Errorf("its user namespace has no user %d", uid)
-	}
-	return outside, err
+	return l, r, err
 }
 
 // openTerminal opens a terminal of a machine's own devpts instance.

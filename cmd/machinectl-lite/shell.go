@@ -27,7 +27,7 @@ func shellCommand() *cobra.Command {
 		Long: `Run a shell, or a program by its absolute path, on a terminal of a machine in which systemd runs, as by machinectl: as root unless a user is named, and by the machine's own systemd. How the program ended
 is not passed on: machined does not tell. The name .host, or none, is this host. Pressing ^] three times within a second ends the connection.
 
-In a machine of nspawnd without systemd, the shell or the command is run as by exec -t: as the machine's user unless one is named, looked up in its PATH, with its exit status passed on.`,
+In a container without systemd, the shell or the command is run as by exec -t: as the machine's user unless one is named, looked up in its PATH, with its exit status passed on.`,
 		Example: `  machinectl-lite shell web
   machinectl-lite shell admin@debian
   machinectl-lite shell -E LANG=C debian /usr/bin/systemctl status`,
@@ -136,20 +136,23 @@ connection.`,
 	return cmd
 }
 
-// withoutSystemd says whether a machine is ours and has no systemd and bus inside, of which machined would ask for a terminal.
+// withoutSystemd says whether a container has no systemd and bus inside, of which machined would ask for a terminal, and a command can be run in it.
 func (h *host) withoutSystemd(ctx context.Context, name string) bool {
-	unit, ours := h.systemd.MachineUnit(ctx, name)
-	if !ours || h.elsewhere {
+	if h.elsewhere || name == machined.Host {
 		return false
 	}
-	root, err := openRoot(unit)
+	unit, ours, err := h.joinable(ctx, name)
+	if err != nil {
+		return ours
+	}
+	leader, err := openLeader(unit)
 	if err != nil {
 		return true
 	}
-	defer root.Close()
+	defer leader.close()
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	for _, path := range []string{"/run/systemd/system", "/run/dbus/system_bus_socket"} { // sd_booted(3)
-		fd, err := unix.Openat2(int(root.Fd()), path, &how)
+		fd, err := unix.Openat2(int(leader.root.Fd()), path, &how)
 		if err != nil {
 			return true
 		}

@@ -16,7 +16,7 @@ const finalSignal = syscall.Signal(64)
 
 // execute runs a program in a machine, with this process's streams, passes signals on to it, and exits as it does: with 128+n for a signal.
 //
-//	--exec=UNIT --as=WHO [--terminal] [--privileged] --ids=… --workdir=DIR [--env=…] [--bounding=…] [--ambient=…] [--refuse=…] -- ARGV0 [ARG…]
+//	--exec=UNIT|--exec-beside=PID:STARTED --as=WHO [--terminal] [--privileged] --ids=… --workdir=DIR [--env=…] [--bounding=…] [--ambient=…] [--refuse=…] -- ARGV0 [ARG…]
 //
 // WHO is the beginning of messages. The directory, variables and arguments are in Go's quotes.
 func execute(args []string) {
@@ -25,6 +25,8 @@ func execute(args []string) {
 		switch option {
 		case "--exec":
 			j.unit = value
+		case "--exec-beside":
+			j.leader = value
 		case "--as":
 			speaker = value
 		case "--terminal": // not as standard input: the manager would make it the controlling one of this process

@@ -23,37 +23,47 @@ func afterFork()
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
 
-// child is all that a process needs that joins a user namespace and becomes a program: between fork and exec nothing can be allocated.
+// child is all that a process needs that joins a machine and becomes a program there: between fork and exec nothing can be allocated.
 type child struct {
-	users        int // the namespace
+	namespaces   []int // -1: none
 	bounding     uint64
 	filters      []unix.SockFprog
 	uid, gid     uint32
-	groups       []uint32
+	groups       []uint32 // as outside the user namespace
+	keeps        bool     // the capabilities below, though it is not root
 	header       unix.CapUserHeader
 	capabilities [2]unix.CapUserData
 	ambient      uint64
 	files        []uintptr
 	terminal     bool
 	dir          *byte
+	openFiles    unix.Rlimit
 	paths        []*byte // tried one after the other
 	argv, env    []*byte
 	failed       int    // where the number of the error goes
 	reason       uint32 // which that is
 }
 
-// forkIntoUsers starts a program in a user namespace, which only a process with a single thread can join (setns(2)). So a child does it, which has all
-// capabilities there then, and gives up what the payload does not have.
-func forkIntoUsers(users int, j joining, bounding uint64, ids []uint32, filters []unix.SockFprog) (pid int, err error) {
-	c := &child{users: users, bounding: bounding, filters: filters, uid: ids[0], gid: ids[1], groups: ids[2:],
-		header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, files: j.files, terminal: j.terminal}
-	if ids[0] != 0 {
-		c.ambient = j.ambient & bounding
+// keep has a user who is not root keep capabilities as ambient ones, and until the program is executed what it takes to install a filter (seccomp(2)).
+func (c *child) keep(ambient uint64, noNewPrivs bool) {
+	if c.uid == 0 {
+		return
 	}
+	c.ambient = ambient
+	permitted := ambient
+	if len(c.filters) > 0 && !noNewPrivs {
+		permitted |= 1 << unix.CAP_SYS_ADMIN
+	}
+	c.keeps = permitted != 0 || c.namespaces[len(c.namespaces)-1] >= 0 // the user namespace, in which it has all
+	c.header.Version = unix.LINUX_CAPABILITY_VERSION_3
 	for i := range c.capabilities {
-		half := uint32(c.ambient >> (32 * i))
-		c.capabilities[i] = unix.CapUserData{Effective: half, Permitted: half, Inheritable: half}
+		half := uint32(permitted >> (32 * i))
+		c.capabilities[i] = unix.CapUserData{Effective: half, Permitted: half, Inheritable: uint32(ambient >> (32 * i))}
 	}
+}
+
+// start starts the program. A process with several threads can't join each namespace (setns(2)), so it is a child that does.
+func (c *child) start(j joining) (pid int, err error) {
 	paths := []string{j.argv[0]}
 	if !strings.Contains(j.argv[0], "/") {
 		paths = nil
@@ -61,11 +71,9 @@ func forkIntoUsers(users int, j joining, bounding uint64, ids []uint32, filters 
 			paths = append(paths, filepath.Join("/", dir, j.argv[0]))
 		}
 	}
-	dir, err := syscall.BytePtrFromString(j.workdir)
-	if err != nil {
+	if c.dir, err = syscall.BytePtrFromString(j.workdir); err != nil {
 		return 0, err
 	}
-	c.dir = dir
 	for _, list := range []struct {
 		from []string
 		to   *[]*byte
@@ -80,6 +88,15 @@ func forkIntoUsers(users int, j joining, bounding uint64, ids []uint32, filters 
 	}
 	defer read.Close()
 	c.failed = int(write.Fd())
+	// Package syscall raised the limit of open files at first, and lowers it before it executes something, also in vain.
+	var raised unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
+		return 0, err
+	}
+	_ = syscall.Exec("", nil, nil)
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &raised, &c.openFiles); err != nil {
+		return 0, err
+	}
 	pid, errno := c.fork()
 	runtime.KeepAlive(c)
 	write.Close()
@@ -100,7 +117,6 @@ func forkIntoUsers(users int, j joining, bounding uint64, ids []uint32, filters 
 //go:norace
 //go:nocheckptr
 func (c *child) fork() (pid int, errno syscall.Errno) {
-	const high = 64 // descriptors that are not among the program's
 	var n, bit uintptr
 	var i int
 	var last syscall.Errno
@@ -111,8 +127,16 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 		return int(n), errno
 	}
 	afterForkInChild()
-	if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.users), unix.CLONE_NEWUSER, 0); errno != 0 {
+	if _, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(unsafe.Pointer(unsafe.SliceData(c.groups))), 0); errno != 0 { // in the user namespace it may be refused
 		goto failed
+	}
+	for i = range c.namespaces {
+		if c.namespaces[i] < 0 {
+			continue
+		}
+		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.namespaces[i]), 0, 0); errno != 0 {
+			goto failed
+		}
 	}
 	for bit = range 64 {
 		if c.bounding&(1<<bit) != 0 {
@@ -122,13 +146,10 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 			goto failed
 		}
 	}
-	for i = range c.filters {
-		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&c.filters[i]))); errno != 0 {
+	if c.keeps {
+		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); errno != 0 {
 			goto failed
 		}
-	}
-	if _, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(unsafe.Pointer(unsafe.SliceData(c.groups))), 0); errno != 0 {
-		goto failed
 	}
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETRESGID, uintptr(c.gid), uintptr(c.gid), uintptr(c.gid)); errno != 0 {
 		goto failed
@@ -136,24 +157,24 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETRESUID, uintptr(c.uid), uintptr(c.uid), uintptr(c.uid)); errno != 0 {
 		goto failed
 	}
-	if c.ambient != 0 {
+	if c.keeps {
 		if _, _, errno = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&c.header)), uintptr(unsafe.Pointer(&c.capabilities)), 0); errno != 0 {
 			goto failed
 		}
-		for bit = range 64 {
-			if c.ambient&(1<<bit) == 0 {
-				continue
-			}
-			if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, bit, 0, 0, 0); errno != 0 {
-				goto failed
-			}
+	}
+	for bit = range 64 {
+		if c.ambient&(1<<bit) == 0 {
+			continue
+		}
+		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, bit, 0, 0, 0); errno != 0 {
+			goto failed
 		}
 	}
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); errno != 0 {
 		goto failed
 	}
 	for i = range c.files { // away from where they may be in each other's way
-		if n, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, c.files[i], unix.F_DUPFD_CLOEXEC, high); errno != 0 {
+		if n, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, c.files[i], unix.F_DUPFD_CLOEXEC, 3); errno != 0 {
 			goto failed
 		}
 		c.files[i] = n
@@ -170,6 +191,14 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 	}
 	if _, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(c.dir)), 0, 0); errno != 0 {
 		goto failed
+	}
+	if _, _, errno = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&c.openFiles)), 0, 0, 0); errno != 0 {
+		goto failed
+	}
+	for i = range c.filters { // last, since they may refuse any of the above
+		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&c.filters[i]))); errno != 0 {
+			goto failed
+		}
 	}
 	last = syscall.ENOENT
 	for i = 0; c.paths[i] != nil; i++ {

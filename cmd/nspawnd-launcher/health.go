@@ -38,7 +38,7 @@ func probe(args []string) {
 		}
 		return true
 	})
-	l, err := findLeader(j.unit)
+	l, err := j.findLeader()
 	if err != nil { // and nothing removes a file any more
 		os.Exit(notRunning)
 	}
@@ -140,7 +140,7 @@ func recordHealth(args []string) {
 	if result == "signal" || status == strconv.Itoa(notRunning) || status == "TERM" { // stopped with the machine, or that was gone
 		return
 	}
-	l, err := findLeader(unit)
+	l, err := joining{unit: unit}.findLeader()
 	if err != nil {
 		return
 	}

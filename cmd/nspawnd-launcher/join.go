@@ -15,6 +15,7 @@ import (
 // joining is what a process gets that is to run beside a machine's payload.
 type joining struct {
 	unit     string // the service whose first process it joins
+	leader   string // or that process: its PID, a colon, and when it started, as in /proc/PID/stat
 	ids      string
 	workdir  string
 	env      []string
@@ -64,9 +65,9 @@ func (j *joining) parse(option, value string) {
 	}
 }
 
-// joinMachine runs a program in the namespaces of a machine, never less confined than its payload, unless that is wanted: this process has the payload's filters of
-// system calls and its limits from its own unit; the bounding set and no_new_privs are copied from the machine's first process, and the user
-// is given.
+// joinMachine runs a program in the namespaces of a machine, never less confined than its first process, unless that is wanted. For a machine of nspawnd this process has
+// the filters of system calls and the limits from its own unit; the filters of another are read from its first process. The bounding set and no_new_privs are copied
+// from that, and the user is given.
 //
 // Nothing is executed in the machine but the program. This process can't be traced from there, and its executable has to be on a mount that is
 // read-only: root in the machine might otherwise write to it through /proc/PID/exe between fork and exec.
@@ -74,7 +75,7 @@ func joinMachine(j joining) (pid int, err error) {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return 0, err
 	}
-	leader, err := findLeader(j.unit)
+	leader, err := j.findLeader()
 	if err != nil {
 		return 0, err
 	}
@@ -161,6 +162,7 @@ func await(pid int) (status int, err error) {
 // leader is a machine's first process.
 type leader struct {
 	pid, fd    int
+	first      bool   // number 1 in a PID namespace just below ours
 	started    string // clock ticks since boot, as /proc/PID/stat has it
 	group      string // its control group
 	bounding   uint64
@@ -172,9 +174,25 @@ var errNoMachine = errors.New("the machine does not run")
 
 func (l *leader) close() { unix.Close(l.fd) }
 
-// findLeader finds the first process in the control group of a service that is in the same slice as this process: the one with number 1 in a
-// PID namespace just below ours, or else the oldest.
-func findLeader(unit string) (*leader, error) {
+// findLeader finds the machine's first process: the one that is named, or in the control group of a service that is in the same slice as this process
+// the one with number 1 in a PID namespace just below ours, or else the oldest.
+func (j joining) findLeader() (*leader, error) {
+	if j.leader != "" {
+		number, started, _ := strings.Cut(j.leader, ":")
+		pid, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, errors.New("bad process " + strconv.Quote(j.leader))
+		}
+		l := openLeader(pid)
+		if l != nil && l.started != started {
+			l.close()
+			l = nil
+		}
+		if l == nil {
+			return nil, errNoMachine
+		}
+		return l, nil
+	}
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
@@ -187,23 +205,22 @@ func findLeader(unit string) (*leader, error) {
 	}
 	var pids []int
 	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} { // the second with control groups of version 1
-		pids = groupProcesses(filepath.Join(hierarchy, group, unit), pids)
+		pids = groupProcesses(filepath.Join(hierarchy, group, j.unit), pids)
 	}
 	var found *leader
 	for _, pid := range pids {
-		l, first := openLeader(pid, unit)
+		l := openLeader(pid)
 		if l == nil {
 			continue
 		}
-		if !first && found != nil && !older(l, found) {
+		if !strings.Contains(l.group+"/", "/"+j.unit+"/") || !l.first && found != nil && !older(l, found) {
 			l.close()
 			continue
 		}
 		if found != nil {
 			found.close()
 		}
-		found = l
-		if first {
+		if found = l; l.first {
 			break
 		}
 	}
@@ -236,18 +253,17 @@ func groupProcesses(dir string, pids []int) []int {
 	return pids
 }
 
-// openLeader reads what a process is confined to. A descriptor is opened first: what is read is that process's for as long as it lives, and
+// openLeader reads what a process is confined to, if it lives. A descriptor is opened first: what is read is that process's for as long as it lives, and
 // not that of another with its number.
-func openLeader(pid int, unit string) (l *leader, first bool) {
+func openLeader(pid int) *leader {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil, false
+		return nil
 	}
-	l = &leader{pid: pid, fd: fd}
-	dir := "/proc/" + strconv.Itoa(pid)
-	group, _ := os.ReadFile(dir + "/cgroup")
-	status, _ := os.ReadFile(dir + "/status")
-	stat, _ := os.ReadFile(dir + "/stat")
+	l := &leader{pid: pid, fd: fd}
+	group, _ := os.ReadFile(l.file("cgroup"))
+	status, _ := os.ReadFile(l.file("status"))
+	stat, _ := os.ReadFile(l.file("stat"))
 	l.group = unifiedGroup(group)
 	known := false
 	for line := range strings.Lines(string(status)) {
@@ -255,7 +271,7 @@ func openLeader(pid int, unit string) (l *leader, first bool) {
 		switch name {
 		case "NSpid":
 			numbers := strings.Split(value, "\t")
-			first = len(numbers) == 2 && numbers[1] == "1"
+			l.first = len(numbers) == 2 && numbers[1] == "1"
 		case "CapBnd":
 			l.bounding, err = strconv.ParseUint(value, 16, 64)
 			known = err == nil
@@ -269,25 +285,56 @@ func openLeader(pid int, unit string) (l *leader, first bool) {
 	if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 19 {
 		l.started = fields[19]
 	}
-	if !known || l.started == "" || !strings.Contains(string(group)+"/", "/"+unit+"/") && !strings.Contains(string(group), "/"+unit+"\n") ||
-		unix.PidfdSendSignal(fd, 0, nil, 0) != nil {
+	if !known || l.started == "" || unix.PidfdSendSignal(fd, 0, nil, 0) != nil {
 		l.close()
-		return nil, false
+		return nil
 	}
-	return l, first
+	return l
 }
 
-// run moves this thread into the machine, gives up what the payload does not have either, and starts the program from there.
+// file gives the path of one of its files below /proc.
+func (l *leader) file(name string) string { return "/proc/" + strconv.Itoa(l.pid) + "/" + name }
+
+// run moves this thread into the machine and starts the program from there, which gives up what the payload does not have either.
 func (l *leader) run(j joining) (pid int, err error) {
-	users := -1 // the machine's user namespace, if that is not ours
-	if same, err := sameUserNamespace(l.pid); err != nil {
-		return 0, err
-	} else if !same {
-		if users, err = unix.Open("/proc/"+strconv.Itoa(l.pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-			return 0, os.NewSyscallError("open", err)
+	var filters []unix.SockFprog
+	for _, call := range j.refuse {
+		filter, err := refusal(call)
+		if err != nil {
+			return 0, err
+		}
+		filters = append(filters, filter)
+	}
+	if j.leader != "" {
+		if j.env, err = l.environment(j.env); err != nil {
+			return 0, err
 		}
 	}
-	root, err := unix.Open("/proc/"+strconv.Itoa(l.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if !j.more && j.leader != "" {
+		if err := l.sameLabel(); err != nil {
+			return 0, err
+		}
+		if l.seccomp {
+			if filters, err = l.filters(); err != nil {
+				return 0, errors.New("reading its filter of system calls: " + err.Error())
+			}
+		}
+	} else if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && !j.more && (err != nil || mode != 2) {
+		return 0, errors.New("its unit has no filter of system calls, and the payload has one")
+	}
+	var alone []int // namespaces that a process with a single thread can join
+	for _, kind := range []string{"time", "user"} {
+		namespace, err := l.otherNamespace(kind)
+		if err != nil {
+			return 0, err
+		}
+		alone = append(alone, namespace)
+	}
+	groupMap, err := os.ReadFile(l.file("gid_map"))
+	if err != nil {
+		return 0, err
+	}
+	root, err := unix.Open(l.file("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("open", err)
 	}
@@ -302,21 +349,11 @@ func (l *leader) run(j joining) (pid int, err error) {
 	if err := enterRoot(root); err != nil {
 		return 0, os.NewSyscallError("chroot", err)
 	}
-	if l.noNewPrivs && !j.more {
+	noNewPrivs := l.noNewPrivs && !j.more
+	if noNewPrivs {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return 0, err
 		}
-	}
-	var filters []unix.SockFprog
-	for _, call := range j.refuse {
-		filter, err := refusal(call)
-		if err != nil {
-			return 0, err
-		}
-		filters = append(filters, filter)
-	}
-	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && !j.more && (err != nil || mode != 2) {
-		return 0, errors.New("its unit has no filter of system calls, and the payload has one")
 	}
 	bounding := l.bounding & j.bounding
 	if j.more {
@@ -332,44 +369,46 @@ func (l *leader) run(j joining) (pid int, err error) {
 	if _, err := os.Stat(j.workdir); err != nil {
 		return 0, &os.PathError{Op: "exec", Path: "working directory " + j.workdir, Err: errors.Unwrap(err)}
 	}
-	if users >= 0 {
-		return forkIntoUsers(users, j, bounding, ids, filters)
-	}
-	for i := range filters {
-		if err := install(&filters[i]); err != nil {
-			return 0, err
-		}
-	}
-	if err := setBounding(bounding); err != nil {
+	groups, err := outside(groupMap, ids[2:])
+	if err != nil {
 		return 0, err
 	}
-	var ambient []uintptr
-	for bit := range 64 {
-		if j.ambient&l.bounding&(1<<bit) != 0 && ids[0] != 0 {
-			ambient = append(ambient, uintptr(bit))
-		}
-	}
-	attributes := &syscall.ProcAttr{Dir: j.workdir, Env: j.env, Files: j.files, Sys: &syscall.SysProcAttr{
-		Setsid: true, Setctty: j.terminal, Credential: &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, AmbientCaps: ambient,
-	}}
-	path := j.argv[0]
-	if strings.Contains(path, "/") {
-		pid, err = syscall.ForkExec(path, j.argv, attributes)
-	} else {
-		err = syscall.ENOENT
-		for dir := range strings.SplitSeq(getenv(j.env, "PATH"), ":") {
-			var tried error
-			if pid, tried = syscall.ForkExec(filepath.Join("/", dir, path), j.argv, attributes); tried == nil {
-				return pid, nil
-			} else if tried != syscall.ENOENT && tried != syscall.ENOTDIR {
-				err = tried
+	c := &child{namespaces: alone, bounding: bounding, filters: filters, uid: ids[0], gid: ids[1], groups: groups, files: j.files, terminal: j.terminal}
+	c.keep(j.ambient&bounding, noNewPrivs)
+	return c.start(j)
+}
+
+// outside gives what groups of a user namespace are in ours (user_namespaces(7)).
+func outside(idMap []byte, groups []uint32) (mapped []uint32, err error) {
+	for _, group := range groups {
+		found := false
+		for line := range strings.Lines(string(idMap)) {
+			var numbers [3]uint64
+			for i, field := range strings.Fields(line) {
+				numbers[i], err = strconv.ParseUint(field, 10, 32)
+			}
+			if g := uint64(group); err == nil && g >= numbers[0] && g-numbers[0] < numbers[2] {
+				mapped, found = append(mapped, uint32(g-numbers[0]+numbers[1])), true
 			}
 		}
+		if !found {
+			return nil, errors.New("its user namespace has no group " + strconv.Itoa(int(group)))
+		}
 	}
-	if err != nil {
-		err = &os.PathError{Op: "exec", Path: path, Err: err}
+	return mapped, nil
+}
+
+// otherNamespace gives a descriptor of a namespace of the process, or -1 if this process is in it too, or the kernel has none of the kind.
+func (l *leader) otherNamespace(kind string) (fd int, err error) {
+	var ours, its unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/self/ns/"+kind, &ours), unix.Stat(l.file("ns/"+kind), &its)); err != nil || ours.Ino == its.Ino {
+		if errors.Is(err, unix.ENOENT) && kind == "time" {
+			err = nil
+		}
+		return -1, err
 	}
-	return pid, err
+	fd, err = unix.Open(l.file("ns/"+kind), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return fd, os.NewSyscallError("open", err)
 }
 
 // enterRoot makes a directory the root, unless it is: a service without a mount namespace of its own has a root directory all the same.
@@ -386,12 +425,6 @@ func enterRoot(fd int) error {
 		return err
 	}
 	return unix.Chroot(".")
-}
-
-func sameUserNamespace(pid int) (bool, error) {
-	var ours, its unix.Stat_t
-	err := errors.Join(unix.Stat("/proc/self/ns/user", &ours), unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/user", &its))
-	return ours.Ino == its.Ino, err
 }
 
 func getenv(env []string, name string) string {

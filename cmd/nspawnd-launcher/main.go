@@ -10,7 +10,7 @@
 //	nspawnd-launcher --stop=SIGNAL
 //	nspawnd-launcher --probe=UNIT …
 //	nspawnd-launcher --record-health=UNIT …
-//	nspawnd-launcher --exec=UNIT …
+//	nspawnd-launcher --exec=UNIT|--exec-beside=PID:STARTED …
 //
 // The last three run on the host, beside a machine: see join.go, health.go and exec.go.
 //
@@ -49,7 +49,7 @@ func main() {
 		probe(args)
 	case len(args) > 0 && strings.HasPrefix(args[0], "--record-health="):
 		recordHealth(args)
-	case len(args) > 0 && strings.HasPrefix(args[0], "--exec="):
+	case len(args) > 0 && strings.HasPrefix(args[0], "--exec=") || strings.HasPrefix(args[0], "--exec-beside="):
 		execute(args)
 	default:
 		launch(args)

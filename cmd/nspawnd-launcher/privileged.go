@@ -45,11 +45,7 @@ func refuse(call string) error {
 	if err != nil {
 		return err
 	}
-	return install(&filter)
-}
-
-func install(filter *unix.SockFprog) error {
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(filter)), 0, 0)
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
 }
 
 // refusal is a system call filter (seccomp(2)): EPERM for this call.

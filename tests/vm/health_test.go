@@ -117,7 +117,7 @@ func (m *Machine) withUsers(machines map[string]string) {
 	if m.Suite != Trixie {
 		machines["users"] = "-u 0 --userns=auto"
 		machines["more"] = "-u 1234:56 --group-add 77 --uidmap 0:200000:1000 --uidmap 1000:300000:60000"
-		machines["few"] = "-u 0 --userns=auto:size=1000 --cap-drop all --cap-add CHOWN"
+		machines["few"] = "-p LimitNOFILE=88:100 -u 0 --userns=auto:size=1000 --cap-drop all --cap-add CHOWN"
 	}
 }
 

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 )
 
+// Name is the name of its file.
+const Name = "nspawnd-launcher"
+
 // Find looks where "make install" puts it, and beside ourselves for a build directory.
 func Find() (string, error) {
 	self, err := os.Executable()
@@ -17,10 +20,10 @@ func Find() (string, error) {
 		return "", err
 	}
 	dir := filepath.Dir(self)
-	for _, path := range []string{filepath.Join(dir, "../lib/nspawnd/nspawnd-launcher"), filepath.Join(dir, "nspawnd-launcher")} {
+	for _, path := range []string{filepath.Join(dir, "../lib/nspawnd", Name), filepath.Join(dir, Name)} {
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("nspawnd-launcher is not installed beside %s; install nspawnd again", self)
+	return "", fmt.Errorf("%s is not installed beside %s; install nspawnd again", Name, self)
 }

@@ -1,4 +1,4 @@
-// Command look says what a process in a machine is, sees and may do: the same for two processes that are confined alike.
+// Command look says what a process in a machine is, sees and may do: the same for two processes that are confined alike. It leaves nothing changed.
 package main
 
 import (
@@ -14,10 +14,10 @@ import (
 
 func main() {
 	status, _ := os.ReadFile("/proc/self/status")
-	for _, line := range regexp.MustCompile(`(?m)^(Uid|Gid|Groups|Cap.*|NoNewPrivs|Seccomp):.*$`).FindAll(status, -1) {
+	for _, line := range regexp.MustCompile(`(?m)^(Uid|Gid|Groups|Cap.*|NoNewPrivs|Seccomp|Cpus_allowed_list):.*$`).FindAll(status, -1) {
 		fmt.Printf("%s\n", line)
 	}
-	for _, space := range strings.Fields("cgroup ipc mnt net pid uts user") {
+	for _, space := range strings.Fields("cgroup ipc mnt net pid time user uts") {
 		fmt.Println(os.Readlink("/proc/self/ns/" + space))
 	}
 	for _, dir := range []string{"/", ".", "/dev/shm", "/proc"} {
@@ -25,6 +25,7 @@ func main() {
 		fmt.Println(dir, unix.Stat(dir, &stat), stat.Dev, stat.Ino)
 	}
 	fmt.Println(os.Getwd())
+	fmt.Println(unix.Getpriority(unix.PRIO_PROCESS, 0))
 	environment := slices.DeleteFunc(os.Environ(), func(e string) bool {
 		return strings.HasPrefix(e, "PWD=") || strings.HasPrefix(e, "OLDPWD=") || strings.HasPrefix(e, "_=") || strings.HasPrefix(e, "JOURNAL_STREAM=")
 	})
@@ -39,13 +40,13 @@ func main() {
 		fmt.Println(dir, entries, err)
 	}
 	for name, call := range map[string]func() error{
-		"mount":       func() error { return unix.Mount("x", "/tmp", "tmpfs", 0, "") },
-		"umount":      func() error { return unix.Unmount("/proc", unix.MNT_DETACH) },
+		"mount":       func() error { return unix.Mount("x", "/tmp", "no-such", 0, "") },
+		"umount":      func() error { return unix.Unmount("/no/such", unix.MNT_DETACH) },
 		"unshare":     func() error { return unix.Unshare(unix.CLONE_NEWNS) },
 		"unshare fs":  func() error { return unix.Unshare(unix.CLONE_FS) },
 		"setns":       func() error { return unix.Setns(-1, 0) },
-		"sethostname": func() error { return unix.Sethostname([]byte("x")) },
-		"mknod":       func() error { return unix.Mknod("/tmp/node", unix.S_IFCHR|0o600, 0x101) },
+		"sethostname": func() error { return unix.Sethostname(make([]byte, 100)) },
+		"mknod":       func() error { defer os.Remove("/tmp/node"); return unix.Mknod("/tmp/node", unix.S_IFCHR|0o600, 0x101) },
 		"chroot":      func() error { return unix.Chroot("/no/such") },
 		"keyctl":      func() error { _, err := unix.KeyctlInt(unix.KEYCTL_GET_KEYRING_ID, -3, 0, 0, 0); return err },
 		"bpf":         func() error { _, _, errno := unix.Syscall(unix.SYS_BPF, 0, 0, 0); return errno },
