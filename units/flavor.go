@@ -2,6 +2,7 @@ package units
 
 import (
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -216,6 +217,12 @@ func (m Machine) nspawn(service Unit) (Unit, error) {
 	u.set("Environment", []string{quietNspawn})
 	u.set("KillSignal", signals["TERM"]) // systemd-nspawn passes on the payload's own
 	u.set("SuccessExitStatus", Statuses{Codes: []int32{128 + m.Payload.StopSignal}})
+	// When systemd-nspawn is killed it leaves a lock, and a mount for which it would refuse the next start: 262 in the first place, 257 in the second.
+	const dir = "/run/systemd/nspawn/"
+	tidy := []string{"sh", "-c", `umount "$1" "$2" 2> /dev/null; rm -f "$3"`, "sh", dir + m.Name + "/unix-export", dir + "unix-export/" + m.Name,
+		filepath.Join(filepath.Dir(m.Root), ".#"+filepath.Base(m.Root)+".lck")}
+	post, _ := u.Get("ExecStopPost").([]Command)
+	u.set("ExecStopPost", append(post, Command{"sh", tidy, []string{noExpansion, ignoreFailure}}))
 	return u, nil
 }
 

@@ -50,6 +50,8 @@ func TestFlavors(t *testing.T) {
 			outcome{`nspawnd-run -d --name box --flavor=nspawn -m 64m ` + tiny + ` trap; said box ready; machinectl show -p Service -p Unit box; systemctl show -p MemoryMax,Type nspawnd-box
 				systemctl stop nspawnd-box; journalctl -qu nspawnd-box -o cat | grep TERM; systemctl is-failed nspawnd-box || :`, 0,
 				"/^box\nService=systemd-nspawn\nUnit=nspawnd-box.service\n(Type=notify\nMemoryMax=67108864|MemoryMax=67108864\nType=notify)\nTERM\ninactive\n/", ""},
+			// A killed systemd-nspawn is not in the way of the next.
+			outcome{"for _ in 1 2; do nspawnd-run -d --name box --flavor=nspawn " + tiny + " trap && machinectl-lite stop -t 0 box; done; systemctl reset-failed nspawnd-box", 0, "box\nbox\n", ""},
 			outcome{nspawn("--dry-run --name dry", "true") + " | grep -c '^ExecStart=.*systemd-nspawn.* --machine=dry '", 0, "1\n", ""},
 			outcome{nspawn("--ipc=host", "true"), 125, "", "/^nspawnd-run: .*--flavor=nspawn can't do --ipc=host.*\n$/"},
 			outcome{nspawn("--privileged", "true"), 125, "", "/^nspawnd-run: .*--flavor=nspawn can't do --privileged.*\n$/"},
