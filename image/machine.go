@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +51,8 @@ type Kept struct {
 	Args      []string `json:"args"`
 	Env       []string `json:"env"`
 	Directory string   `json:"directory"`
+
+	Since time.Time `json:"-"` // it was first started
 }
 
 // KeptDir is the directory of a kept machine.
@@ -119,6 +122,9 @@ func (s *Store) KeptMachine(name string) (Kept, *Image, error) {
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &k)
+	}
+	if info, statErr := os.Stat(filepath.Join(dir, keptOptions)); statErr == nil {
+		k.Since = info.ModTime()
 	}
 	var img *Image
 	if err == nil {

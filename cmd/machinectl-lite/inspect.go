@@ -29,7 +29,8 @@ func inspectCommand() *cobra.Command {
 		Use:   "inspect NAME...",
 		Short: "Show machines as JSON, with all that is known of them",
 		Long: `Show machines, that run or are kept, as a JSON list: image and digest, who signed it and by which rule it was accepted, unit, state, leader,
-addresses, mounts, limits, health, labels. What is not known, or is not for this user to know, is left out. See show for what machined says alone.`,
+addresses, mounts, limits, health, labels; of one that has stopped and is kept, how it ended. What is not known, or is not for this user to
+know, is left out. See show for what machined says alone.`,
 		Example: `  machinectl-lite inspect web
   machinectl-lite inspect --format '{{.State}} {{json .Limits}}' web
   machinectl-lite inspect web | jq -r '.[].Image.Trust.signer'`,
@@ -79,6 +80,7 @@ type machineInspection struct {
 	Class      string            `json:",omitempty"`
 	Service    string            `json:",omitempty"`
 	Started    *time.Time        `json:",omitempty"`
+	End        *inspectedEnd     `json:",omitempty"` // of one that is kept
 	Leader     uint32            `json:",omitempty"`
 	Unit       string            `json:",omitempty"`
 	Restarts   uint32            // since it was started
@@ -103,6 +105,23 @@ type inspectedImage struct {
 	Trust    *image.Trust `json:",omitempty"`
 }
 
+type inspectedEnd struct {
+	Time        time.Time
+	Result      string `json:",omitempty"` // "success", or what went wrong, where the status is not known
+	ExitStatus  *int   `json:",omitempty"`
+	Signal      string `json:",omitempty"`
+	OutOfMemory bool
+}
+
+func endInspection(e ending) *inspectedEnd {
+	end := inspectedEnd{Time: e.At, Result: e.result, OutOfMemory: e.outOfMemory}
+	if e.result == "" {
+		status, signal := e.status()
+		end.ExitStatus, end.Signal = &status, signal
+	}
+	return &end
+}
+
 type inspectedMount struct{ Destination, Type, Source, Options string }
 
 type inspectedHealth struct {
@@ -122,11 +141,15 @@ func (h *host) inspect(ctx context.Context, name string) (machineInspection, err
 	m.Kept = image.IsKept(store.KeptDir(name))
 	s, err := h.status(ctx, name)
 	if unknown(err) && m.Kept {
-		_, img, err := store.KeptMachine(name)
+		kept, img, err := store.KeptMachine(name)
 		if err != nil {
 			return m, err
 		}
 		m.State, m.Image, m.Directory = "stopped", imageInspection(img), store.KeptDir(name)
+		if end, ended := h.ended(ctx, name, kept, img); ended {
+			m.setTime(end.Started)
+			m.End = endInspection(end)
+		}
 		return m, nil
 	}
 	if err != nil {

@@ -25,15 +25,16 @@ type outOfMemory struct {
 	Time string `json:"__REALTIME_TIMESTAMP"` // microseconds
 }
 
-// outOfMemoryJournal shows it, one JSON object for each, from a time on.
-func outOfMemoryJournal(ctx context.Context, since time.Time, args ...string) *exec.Cmd {
+// managerJournal shows what the manager has said from a time on, one JSON object for each message.
+func managerJournal(ctx context.Context, since time.Time, args ...string) *exec.Cmd {
 	from := fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000)
-	return exec.CommandContext(ctx, "journalctl", append(args, "--quiet", "--output=json", "--output-fields=UNIT", from, "_PID=1", messageOutOfMemory)...)
+	fields := "--output-fields=UNIT,MESSAGE_ID,INVOCATION_ID,COMMAND,EXIT_CODE,EXIT_STATUS,UNIT_RESULT"
+	return exec.CommandContext(ctx, "journalctl", append(args, "--quiet", "--output=json", fields, from, "_PID=1")...)
 }
 
 // followMemory tells of machines that run out of memory.
 func (e *eventPrinter) followMemory(ctx context.Context) error {
-	journal := outOfMemoryJournal(ctx, e.since, "--follow", "--no-tail")
+	journal := managerJournal(ctx, e.since, "--follow", "--no-tail", messageOutOfMemory)
 	out, err := journal.StdoutPipe()
 	if err == nil {
 		err = journal.Start()
@@ -54,7 +55,7 @@ func (e *eventPrinter) followMemory(ctx context.Context) error {
 
 // outOfMemoryOf gives what the journal has of it for our machine of that name.
 func outOfMemoryOf(ctx context.Context, name string, since time.Time) (found []outOfMemory) {
-	out, _ := outOfMemoryJournal(ctx, since, "UNIT="+units.ServiceName(name)).Output()
+	out, _ := managerJournal(ctx, since, "UNIT="+units.ServiceName(name), messageOutOfMemory).Output()
 	for entries := json.NewDecoder(bytes.NewReader(out)); ; {
 		var entry outOfMemory
 		if entries.Decode(&entry) != nil {

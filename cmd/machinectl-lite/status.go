@@ -14,14 +14,12 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"nspawnd/dbus"
-	"nspawnd/image"
 	"nspawnd/machined"
 	"nspawnd/units"
 )
@@ -31,7 +29,8 @@ func statusCommand() *cobra.Command {
 		Use:   "status NAME...",
 		Short: "Show details of machines",
 		Long: `Show what a machine is, since when it runs, its processes and the last lines of its log. The image is shown for machines of
-nspawnd. Of a detached one that failed, show how it ended.`,
+nspawnd. Of one that has stopped and is kept, and of a detached one that failed, show how it ended: its exit status, or success for 0 and what it was
+asked to end with, and whether it ran out of memory.`,
 		Example: `  machinectl-lite status web
   machinectl-lite status --lines=50 --output=short-iso web
   machinectl-lite status --full web db`,
@@ -49,16 +48,7 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 		status, err := host.status(cmd.Context(), name)
 		if err != nil {
-			if end, ended := host.systemd.MachineEnd(cmd.Context(), name); ended && unknown(err) {
-				if err := shown.write(endWords(cmd.Context(), name, end, time.Now(), !host.elsewhere)); err != nil {
-					return err
-				}
-				return fmt.Errorf("machine %s has ended; to forget it: systemctl reset-failed %s", name, end.Name)
-			}
-			if store, openErr := image.Open(storeRoot); options.own() && openErr == nil && image.IsKept(store.KeptDir(name)) {
-				return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
-			}
-			return fmt.Errorf("could not get path to machine: %w", err)
+			return host.statusOfEnded(cmd.Context(), &shown, name, fmt.Errorf("could not get path to machine: %w", err))
 		}
 		if err := shown.write(status.format(out, time.Now())); err != nil {
 			return err
@@ -70,22 +60,25 @@ func runStatus(cmd *cobra.Command, names []string) (err error) {
 	})
 }
 
-// endWords lays out how a machine ended as its status.
-func endWords(ctx context.Context, name string, end dbus.End, now time.Time, journal bool) string {
-	b := newDetails(name, now)
-	b.line("Since", timestamp(end.Started))
-	b.when("Ended", end.At)
-	status := strconv.Itoa(end.Status)
-	if !end.Exited {
-		status = fmt.Sprintf("%d (%s)", 128+end.Status, unix.SignalName(syscall.Signal(end.Status)))
+// statusOfEnded shows how a machine ended, and says what becomes of it. If it is none, the error is notKnown.
+func (h *host) statusOfEnded(ctx context.Context, shown *blocks, name string, notKnown error) error {
+	if !unknown(notKnown) {
+		return notKnown
 	}
-	if journal && len(outOfMemoryOf(ctx, name, end.Started)) > 0 {
-		status += ", out of memory"
+	kept, img, isKept := keptHere(name)
+	end, ended := h.ended(ctx, name, kept, img)
+	if ended {
+		if err := shown.write(end.format(name, time.Now())); err != nil {
+			return err
+		}
 	}
-	b.line("Status", status)
-	b.line("Image", unitImage(end.Description, name))
-	b.line("Unit", end.Name)
-	return b.String()
+	switch {
+	case isKept:
+		return fmt.Errorf("machine %s has stopped and is kept; to start it: machinectl-lite start %s", name, name)
+	case ended:
+		return fmt.Errorf("machine %s has ended; to forget it: systemctl reset-failed %s", name, end.Name)
+	}
+	return notKnown
 }
 
 // status is what is shown of a machine.

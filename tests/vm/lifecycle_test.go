@@ -89,7 +89,8 @@ func keeps(t *testing.T, m *Machine) {
 	const down = "systemctl stop nspawnd-pet; await sh -c '[ $(systemctl show -P ActiveState nspawnd-pet-root) = inactive ]'; "
 	m.expect(t,
 		outcome{"mkdir -p /srv/v; cd /srv; export MINE=first; " + run + up + down, 0, "pet\nfirst\n", ""},
-		outcome{"machinectl-lite list-kept --no-legend; machinectl-lite status pet", 1, "/^pet +stopped +.*redis.*\n$/", "/has stopped and is kept; to start it/"},
+		outcome{"await sh -c 'machinectl-lite inspect pet | grep -q success'; machinectl-lite list-kept --no-legend; machinectl-lite status pet", 1,
+			"/^pet +stopped +.*redis.*\npet\n\t   Since: .*\n\t   Ended: .* ago\n\t  Status: success\n\t   Image: .*redis.*\n\t    Unit: nspawnd-pet.service\n$/", "/has stopped and is kept; to start it/"},
 		outcome{"machinectl-lite clean; machinectl-lite remove " + redis, 1, "", "/machine pet uses it/"},
 		outcome{"nspawnd-run --name pet " + tiny + " true", 125, "", "/name is a kept machine's/"},
 		// As after a reboot: nothing of it is in the manager, and /run is empty.
@@ -103,6 +104,17 @@ func keeps(t *testing.T, m *Machine) {
 		outcome{"machinectl-lite start pet", 1, "", "machinectl-lite: there is neither a kept machine pet nor an image in /var/lib/machines of that name\n"},
 		outcome{"nspawnd-run --name bad --keep -p WorkingDirectory=/no/such " + tiny + "; machinectl-lite list-kept --no-legend", 0, "", "/^nspawnd-run: bad: .*\n$/"},
 		outcome{"nspawnd-run --keep --rm " + tiny, 125, "", "nspawnd-run: --keep and --rm are opposites\n"},
+	)
+	// How it ended, from the manager and then from the journal.
+	m.expect(t,
+		outcome{"nspawnd-run -d --keep --name ends " + tiny + " exit 3; await systemctl is-failed -q nspawnd-ends; machinectl-lite status ends; systemctl reset-failed nspawnd-ends; await sh -c 'machinectl-lite inspect ends | grep -q ExitStatus'; machinectl-lite status ends", 1,
+			"/^ends\n(ends\n\t   Since: .*\n\t   Ended: .* ago\n\t  Status: 3\n\t   Image: .*tiny:latest\n\t    Unit: nspawnd-ends.service\n){2}$/", "/^(machinectl-lite: machine ends has stopped and is kept; to start it: machinectl-lite start ends\n){2}$/"},
+		outcome{"machinectl-lite inspect ends | jq -c '.[] | [.State, .End.ExitStatus, .End.Signal, .End.Result, .End.OutOfMemory, .End.Time > .Started]'", 0, "[\"stopped\",3,null,null,false,true]\n", ""},
+		outcome{"machinectl-lite rm ends; nspawnd-run --keep --name ends " + tiny + " trap > /tmp/ends & pid=$!; await grep -q ready /tmp/ends; machinectl-lite inspect -f '{{.State}} {{json .End}}' ends; machinectl-lite kill -s KILL ends; wait $pid; echo $?; " +
+			"await sh -c 'machinectl-lite inspect ends | grep -q Signal'; machinectl-lite inspect -f '{{.End.ExitStatus | json}} {{.End.Signal}}' ends; machinectl-lite status ends | grep Status; machinectl-lite rm ends", 0, "running null\n137\n137 SIGKILL\n\t  Status: 137 (SIGKILL)\n", "/^machinectl-lite: machine ends has stopped and is kept.*\n$/"},
+		// What the journal has of a machine that had the name before says nothing.
+		outcome{"nspawnd-run -d --keep --name ends " + tiny + " exit 3; await sh -c 'machinectl-lite inspect ends | grep -q ExitStatus'; systemctl reset-failed nspawnd-ends; touch -d 'now + 1 minute' /var/lib/nspawnd/machines/ends.kept/options.json; machinectl-lite status ends || machinectl-lite rm ends", 0,
+			"ends\n", "machinectl-lite: machine ends has stopped and is kept; to start it: machinectl-lite start ends\n"},
 	)
 	// Killed at any point: a kept machine that starts, or none, and one that was there stays.
 	m.Script(`for i in $(seq 20); do nspawnd-run -d --keep --name "k$i" ` + tiny + ` trap > /dev/null 2>&1 & sleep "0.0$(printf %02d $((i * 5 % 100)))"; kill -KILL $! || :; done; wait; systemctl stop 'nspawnd-k*.service'`)

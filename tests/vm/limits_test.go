@@ -30,9 +30,10 @@ func TestLimits(t *testing.T) {
 		nspawnd-run --memory 64M localhost:5000/tiny hog 16 && echo "hog fits"
 		nspawnd-run --pids-limit 20 localhost:5000/tiny forks 100 || echo "forks: $?"
 
-		nspawnd-run -d --name gone --memory 64M localhost:5000/tiny hog 256 > /dev/null
+		nspawnd-run -d --keep --name gone --memory 64M localhost:5000/tiny hog 256 > /dev/null
 		for _ in $(seq 50); do systemctl is-failed -q nspawnd-gone && break; sleep 0.2; done
 		machinectl-lite status gone 2> /dev/null | sed -n 's/.*Status: //p'; systemctl reset-failed nspawnd-gone
+		machinectl-lite status gone 2> /dev/null | sed -n 's/.*Status: //p'; machinectl-lite remove-machine gone
 
 		# One machine has ended by it, another goes on.
 		nspawnd-run -d --name live --memory 64M localhost:5000/tiny trap
@@ -74,7 +75,7 @@ func TestLimits(t *testing.T) {
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)
-	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "137 (SIGKILL), out of memory", "live", "exec: 137",
+	want := []string{"hog: 137", "1", "holding 16 MiB", "hog fits", "started", "forks: 1", "137 (SIGKILL), out of memory", "137 (SIGKILL), out of memory", "live", "exec: 137",
 		"start hog", "oom hog", "die hog status=137", "start live", "oom live", "67108864", "33554432", "15", "20000 100000", "live 32M 1",
 		"flags", "33554432", "33554432", "0", "59", "20000 50000", "6",
 		"invalid argument", "not permitted", "not permitted", "invalid argument", "invalid argument", "kept", "running"}
