@@ -3,6 +3,7 @@ package vm
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,8 +69,10 @@ func imagesBeside(t *testing.T, option string, in, user func(command string) Res
 					in(makeImages)
 				}
 				r := user("timeout 30 " + program + " " + option + " " + strings.ReplaceAll(command, "X", program))
-				if strings.HasSuffix(command, "clean") { // which says there what it has done
-					r.Stdout += r.Stderr
+				if strings.HasSuffix(command, "clean") { // which says there what it has done, in any order
+					lines := strings.SplitAfter(r.Stderr, "\n")
+					slices.Sort(lines)
+					r.Stdout += strings.Join(lines, "")
 				}
 				shown = append(shown, fmt.Sprintf("status %d\n%s", r.Status, regexp.MustCompile(`; .* ago`).ReplaceAllString(r.Stdout, "; some time ago")))
 				stderr = append(stderr, r.Stderr)
