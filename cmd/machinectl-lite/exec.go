@@ -142,8 +142,7 @@ func exitAs(status int) error {
 
 // run runs a command in a machine, or a shell if there is none, and waits for it unless it is detached.
 func (f *execFlags) run(ctx context.Context, name string, argv []string) (status int, err error) {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signal.Reset() // until there is a command, signals end this: a machine can have us wait for its files
 	host, err := connect(ctx)
 	if err != nil {
 		return 0, err
@@ -198,11 +197,11 @@ func (f *execFlags) run(ctx context.Context, name string, argv []string) (status
 	if err != nil {
 		return 0, err
 	}
-	return f.start(ctx, host, name, unit, uid, leader.root, signals)
+	return f.start(ctx, host, name, unit, uid, leader.root)
 }
 
 // start starts the service and, unless it is detached, connects it with our streams and waits for it.
-func (f *execFlags) start(ctx context.Context, host *host, name string, unit units.Unit, uid uint32, root *os.File, signals chan os.Signal) (status int, err error) {
+func (f *execFlags) start(ctx context.Context, host *host, name string, unit units.Unit, uid uint32, root *os.File) (status int, err error) {
 	fds := dbus.Descriptors{}
 	var terminal *tty.Terminal
 	if f.tty {
@@ -220,6 +219,8 @@ func (f *execFlags) start(ctx context.Context, host *host, name string, unit uni
 			fds.Set(unit.Name, []string{"StandardInput", "StandardOutput", "StandardError"}[i]+"FileDescriptor", file)
 		}
 	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
 	service, err := host.systemd.Start(ctx, units.Set{Main: unit}, fds, !f.detach)
 	if err != nil {
 		return 0, fmt.Errorf("%w; journalctl -u %s tells more", err, unit.Name)

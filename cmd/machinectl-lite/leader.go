@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -28,25 +29,35 @@ type leader struct {
 // openLeader opens the first process of a unit.
 func openLeader(u dbus.Unit) (*leader, error) {
 	if u.MainPID == 0 {
-		return nil, errors.New("its first process has ended")
+		return nil, errEnded
 	}
 	l := &leader{pid: u.MainPID}
 	var err error
 	if l.dir, err = os.Open("/proc/" + strconv.Itoa(int(l.pid))); err != nil {
-		return nil, fmt.Errorf("its first process: %w", err)
+		return nil, ofFirst(err)
 	}
 	group, err := l.read("cgroup")
 	if err == nil && !strings.Contains(group+"/", u.ControlGroup) {
-		err = errors.New("it has ended")
+		err = errEnded
 	}
 	if err == nil {
 		l.root, err = os.OpenFile(l.path("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		l.dir.Close()
-		return nil, fmt.Errorf("its first process: %w", err)
+		return nil, ofFirst(err)
 	}
 	return l, nil
+}
+
+var errEnded = errors.New("its first process has ended")
+
+// ofFirst says what an error is about, or that there is no such process any more: then its files are gone, or can't be read.
+func ofFirst(err error) error {
+	if errors.Is(err, errEnded) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return errEnded
+	}
+	return fmt.Errorf("its first process: %w", err)
 }
 
 func (l *leader) close() {
@@ -81,7 +92,7 @@ func (l *leader) payload(u dbus.Unit) (*leader, error) {
 		executed, err := l.executed()
 		if err != nil {
 			l.close()
-			return nil, fmt.Errorf("its first process: %w", err)
+			return nil, ofFirst(err)
 		}
 		if executed {
 			return l, nil
@@ -133,7 +144,7 @@ func (l *leader) executed() (bool, error) {
 	return true, err
 }
 
-// hostUID gives// hostUID gives what a user of its user namespace is on the host (user_namespaces(7)).
+// hostUID gives what a user of its user namespace is on the host (user_namespaces(7)).
 func (l *leader) hostUID(uid uint32) (uint32, error) {
 	text, err := l.read("uid_map")
 	if err != nil {
@@ -151,7 +162,7 @@ func (l *leader) running(machine string) (r units.Running, err error) {
 	files := units.ProcFiles{}
 	for name, text := range map[string]*string{"status": &files.Status, "stat": &files.Stat, "limits": &files.Limits, "oom_score_adj": &files.OOMScoreAdj, "uid_map": &files.UIDMap, "gid_map": &files.GIDMap} {
 		if *text, err = l.read(name); err != nil {
-			return r, fmt.Errorf("its first process: %w", err)
+			return r, ofFirst(err)
 		}
 	}
 	if r, err = files.Running(machine, l.pid); err == nil {

@@ -21,7 +21,7 @@ func (l *leader) sameLabel() error {
 	if string(ours) == string(its) || strings.HasPrefix(string(its), "unconfined") {
 		return nil
 	}
-	return errors.New("its first process is confined by the security module's " + strings.TrimRight(string(its), "\n\x00") + ", which can't be given to a process beside it")
+	return errors.New("its first process is confined by the security module's " + printable(strings.TrimRight(string(its), "\n\x00")) + ", which can't be given to a process beside it")
 }
 
 // environment gives what a process was started with (proc_pid_environ(5)) and lays variables over that.
@@ -99,13 +99,30 @@ func (l *leader) filters() (filters []unix.SockFprog, err error) {
 
 // stop attaches to a process and has it stop. It gives the signal that it was about to get, to be handed on, or 0.
 func (l *leader) stop() (signal syscall.Signal, err error) {
-	if _, err := ptrace(unix.PTRACE_SEIZE, l.pid, 0, 0); err != nil {
-		return 0, err
+	deadline := time.Now().Add(attachTime)
+	for { // a process has one tracer, maybe a launcher like this
+		if _, err = ptrace(unix.PTRACE_SEIZE, l.pid, 0, 0); err == nil {
+			break
+		}
+		status, _ := os.ReadFile(l.file("status"))
+		_, after, _ := strings.Cut(string(status), "\nTracerPid:\t")
+		tracer, _, _ := strings.Cut(after, "\n")
+		switch {
+		case err == unix.ESRCH:
+			return 0, errNoMachine
+		case err != unix.EPERM || tracer == "":
+			return 0, err
+		case time.Now().After(deadline) && tracer != "0":
+			return 0, errors.New("its first process is traced by process " + tracer)
+		case time.Now().After(deadline):
+			return 0, err
+		}
+		time.Sleep(time.Millisecond)
 	}
 	if _, err := ptrace(unix.PTRACE_INTERRUPT, l.pid, 0, 0); err != nil {
 		return 0, err
 	}
-	for deadline := time.Now().Add(attachTime); ; time.Sleep(time.Millisecond) {
+	for ; ; time.Sleep(time.Millisecond) {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(l.pid, &status, unix.WNOHANG|unix.WALL, nil)
 		switch {

@@ -20,7 +20,7 @@ const finalSignal = syscall.Signal(64)
 //
 // WHO is the beginning of messages. The directory, variables and arguments are in Go's quotes.
 func execute(args []string) {
-	j := joining{bounding: ^uint64(0), files: []uintptr{0, 1, 2}}
+	j := joining{bounding: ^uint64(0), files: []uintptr{0, 1, 2}, program: &program{}}
 	j.read(args, func(option, value string) bool {
 		switch option {
 		case "--exec":
@@ -41,28 +41,21 @@ func execute(args []string) {
 	})
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
+	go func() {
+		for s := range signals {
+			if s != syscall.SIGCHLD && s != syscall.SIGURG && s != syscall.SIGPIPE { // about this process
+				j.program.signal(s.(syscall.Signal))
+			}
+		}
+	}()
 	pid, err := joinMachine(j)
 	var started *os.PathError
 	switch {
 	case errors.As(err, &started) && started.Op == "exec" && pid == 0:
 		fail(execFailed(started.Path, started.Err))
 	case err != nil:
-		if pid != 0 {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
 		fail(ownError, err.Error())
 	}
-	go func() {
-		for s := range signals {
-			switch s {
-			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE: // about this process
-			case finalSignal:
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			default:
-				_ = syscall.Kill(pid, s.(syscall.Signal))
-			}
-		}
-	}()
 	status, err := await(pid)
 	must("waiting for "+strconv.Quote(j.argv[0]), err)
 	unix.Exit(status)

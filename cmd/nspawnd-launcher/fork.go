@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -25,6 +28,8 @@ func afterForkInChild()
 
 // child is all that a process needs that joins a machine and becomes a program there: between fork and exec nothing can be allocated.
 type child struct {
+	group        int   // of whose control group it writes itself into; -1: this process's
+	itself       byte  // as there: '0'
 	namespaces   []int // -1: none
 	bounding     uint64
 	filters      []unix.SockFprog
@@ -40,8 +45,42 @@ type child struct {
 	openFiles    unix.Rlimit
 	paths        []*byte // tried one after the other
 	argv, env    []*byte
-	failed       int    // where the number of the error goes
-	reason       uint32 // which that is
+	failed       int       // where the error goes
+	reason       [2]uint32 // its number, and the step
+}
+
+// The steps that may fail.
+const (
+	joiningGroup = iota
+	becoming
+)
+
+// program is what has been started so far, for who passes signals on.
+type program struct {
+	sync.Mutex
+	pid      int
+	executed bool
+}
+
+// signal passes a signal on. Until the program is executed, which the machine can have waiting for ever, the signal ends what is there of it, and this process.
+func (p *program) signal(s syscall.Signal) {
+	p.Lock()
+	defer p.Unlock()
+	if s == finalSignal {
+		s = syscall.SIGKILL
+	}
+	if p.executed {
+		_ = syscall.Kill(p.pid, s)
+		return
+	}
+	switch s {
+	case syscall.SIGCONT, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU:
+		return
+	}
+	if p.pid != 0 {
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+	unix.Exit(128 + int(s))
 }
 
 // keep has a user who is not root keep capabilities as ambient ones, and until the program is executed what it takes to install a filter (seccomp(2)).
@@ -60,6 +99,26 @@ func (c *child) keep(ambient uint64, noNewPrivs bool) {
 		half := uint32(permitted >> (32 * i))
 		c.capabilities[i] = unix.CapUserData{Effective: half, Permitted: half, Inheritable: uint32(ambient >> (32 * i))}
 	}
+}
+
+// lessen takes from this thread what neither the program nor the way there needs: root in a machine without a user namespace may trace the child as soon as it sees it, if it
+// has CAP_SYS_PTRACE.
+func (c *child) lessen(noNewPrivs bool) error {
+	needed := c.bounding | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP
+	if len(c.filters) > 0 && !noNewPrivs || slices.ContainsFunc(c.namespaces, func(fd int) bool { return fd >= 0 }) {
+		needed |= 1 << unix.CAP_SYS_ADMIN
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var has [2]unix.CapUserData
+	if err := unix.Capget(&header, &has[0]); err != nil {
+		return err
+	}
+	for i := range has {
+		has[i].Permitted &= uint32(needed >> (32 * i))
+		has[i].Effective &= has[i].Permitted
+		has[i].Inheritable = 0
+	}
+	return unix.Capset(&header, &has[0])
 }
 
 // start starts the program. A process with several threads can't join each namespace (setns(2)), so it is a child that does.
@@ -87,7 +146,7 @@ func (c *child) start(j joining) (pid int, err error) {
 		return 0, err
 	}
 	defer read.Close()
-	c.failed = int(write.Fd())
+	c.failed, c.itself = int(write.Fd()), '0'
 	// Package syscall raised the limit of open files at first, and lowers it before it executes something, also in vain.
 	var raised unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
@@ -97,18 +156,29 @@ func (c *child) start(j joining) (pid int, err error) {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &raised, &c.openFiles); err != nil {
 		return 0, err
 	}
+	j.program.Lock()
 	pid, errno := c.fork()
+	j.program.pid = pid
+	j.program.Unlock()
 	runtime.KeepAlive(c)
 	write.Close()
 	if errno != 0 {
 		return 0, os.NewSyscallError("fork", errno)
 	}
-	var reason [4]byte
-	if n, _ := read.Read(reason[:]); n == len(reason) { // else it has become the program
-		_, _ = await(pid)
-		return 0, &os.PathError{Op: "exec", Path: j.argv[0], Err: syscall.Errno(binary.NativeEndian.Uint32(reason[:]))}
+	var reason [2]uint32
+	err = binary.Read(read, binary.NativeEndian, &reason)
+	j.program.Lock()
+	defer j.program.Unlock()
+	if err != nil { // it has become the program
+		j.program.executed = true
+		return pid, nil
 	}
-	return pid, nil
+	_, _ = await(pid)
+	j.program.pid = 0
+	if reason[1] == joiningGroup {
+		return 0, errors.New("entering the machine's control group: " + syscall.Errno(reason[0]).Error())
+	}
+	return 0, &os.PathError{Op: "exec", Path: j.argv[0], Err: syscall.Errno(reason[0])}
 }
 
 // fork is the child from the fork to the exec: system calls alone. As in package syscall, nothing here may grow the stack.
@@ -127,6 +197,12 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 		return int(n), errno
 	}
 	afterForkInChild()
+	if c.group >= 0 {
+		if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, uintptr(c.group), uintptr(unsafe.Pointer(&c.itself)), 1); errno != 0 {
+			goto failed
+		}
+	}
+	c.reason[1] = becoming
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(unsafe.Pointer(unsafe.SliceData(c.groups))), 0); errno != 0 { // in the user namespace it may be refused
 		goto failed
 	}
@@ -209,7 +285,7 @@ func (c *child) fork() (pid int, errno syscall.Errno) {
 	}
 	errno = last
 failed:
-	c.reason = uint32(errno)
+	c.reason[0] = uint32(errno)
 	syscall.RawSyscall(unix.SYS_WRITE, uintptr(c.failed), uintptr(unsafe.Pointer(&c.reason)), unsafe.Sizeof(c.reason))
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)

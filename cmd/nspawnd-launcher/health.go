@@ -74,7 +74,7 @@ func probeMachine(j joining, said *os.File) (status int, err error) {
 		return 0, err
 	}
 	defer null.Close()
-	j.files = []uintptr{null.Fd(), write.Fd(), write.Fd()}
+	j.files, j.program = []uintptr{null.Fd(), write.Fd(), write.Fd()}, &program{}
 	pid, err := joinMachine(j)
 	write.Close()
 	if err != nil {

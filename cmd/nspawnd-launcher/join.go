@@ -28,6 +28,7 @@ type joining struct {
 	terminal bool      // the first of which is to be its controlling terminal
 	beside   bool      // in this process's control group, not in the machine's
 	more     bool      // with all capabilities and without no_new_privs
+	program  *program
 }
 
 // read takes the options up to "--", those that own does not know, and the program's arguments after it. The directory, variables and arguments are in
@@ -80,12 +81,6 @@ func joinMachine(j joining) (pid int, err error) {
 		return 0, err
 	}
 	defer leader.close()
-	back := func() error { return nil }
-	if !j.beside {
-		if back, err = leader.enterGroup(); err != nil {
-			return 0, errors.New("entering the machine's control group: " + err.Error())
-		}
-	}
 	// In the end only this thread is in the machine, and it ends with the process.
 	started := make(chan error, 1)
 	go func() {
@@ -95,43 +90,20 @@ func joinMachine(j joining) (pid int, err error) {
 		started <- err
 		select {}
 	}()
-	err = <-started
-	return pid, errors.Join(err, back())
+	if err = <-started; err != nil && leader.ended() {
+		err = errNoMachine
+	}
+	return pid, err
 }
 
-// enterGroup moves this process into the control group of the machine's first process, so that what it starts is there from its first
-// instruction on. back moves it to where it was: what ends the machine need not end this process, which is to tell how the program ended.
-func (l *leader) enterGroup() (back func() error, err error) {
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
+// openGroup opens what has a process enter the control group of the machine's first process. This process does not: from inside the machine it could be frozen, or killed,
+// and would not tell how the program ended.
+func (l *leader) openGroup() (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join("/sys/fs/cgroup", l.group, "cgroup.procs"), os.O_WRONLY, 0)
+	if errors.Is(err, os.ErrNotExist) { // with control groups of version 1
+		file, err = os.OpenFile(filepath.Join("/sys/fs/cgroup/unified", l.group, "cgroup.procs"), os.O_WRONLY, 0)
 	}
-	open := func(group string) (*os.File, error) {
-		file, err := os.OpenFile(filepath.Join("/sys/fs/cgroup", group, "cgroup.procs"), os.O_WRONLY, 0)
-		if errors.Is(err, os.ErrNotExist) { // with control groups of version 1
-			file, err = os.OpenFile(filepath.Join("/sys/fs/cgroup/unified", group, "cgroup.procs"), os.O_WRONLY, 0)
-		}
-		return file, err
-	}
-	from, err := open(unifiedGroup(own))
-	if err != nil {
-		return nil, err
-	}
-	to, err := open(l.group)
-	if err != nil {
-		from.Close()
-		return nil, err
-	}
-	defer to.Close()
-	if _, err := to.WriteString("0"); err != nil {
-		from.Close()
-		return nil, err
-	}
-	return func() error {
-		defer from.Close()
-		_, err := from.WriteString("0")
-		return err
-	}, nil
+	return file, err
 }
 
 // unifiedGroup gives the control group of version 2 that a process's cgroup file names.
@@ -173,6 +145,11 @@ type leader struct {
 var errNoMachine = errors.New("the machine does not run")
 
 func (l *leader) close() { unix.Close(l.fd) }
+
+func (l *leader) ended() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
+}
 
 // findLeader finds the machine's first process: the one that is named, or in the control group of a service that is in the same slice as this process
 // the one with number 1 in a PID namespace just below ours, or else the oldest.
@@ -278,7 +255,7 @@ func openLeader(pid int) *leader {
 		case "NoNewPrivs":
 			l.noNewPrivs = value == "1"
 		case "Seccomp":
-			l.seccomp = value == "2"
+			l.seccomp = value != "0"
 		}
 	}
 	// The name before it may have spaces and brackets: what counts follows the last bracket.
@@ -330,6 +307,15 @@ func (l *leader) run(j joining) (pid int, err error) {
 		}
 		alone = append(alone, namespace)
 	}
+	group := -1
+	if !j.beside {
+		file, err := l.openGroup()
+		if err != nil {
+			return 0, errors.New("opening the machine's control group: " + err.Error())
+		}
+		defer file.Close()
+		group = int(file.Fd())
+	}
 	groupMap, err := os.ReadFile(l.file("gid_map"))
 	if err != nil {
 		return 0, err
@@ -367,15 +353,26 @@ func (l *leader) run(j joining) (pid int, err error) {
 		return 0, err
 	}
 	if _, err := os.Stat(j.workdir); err != nil {
-		return 0, &os.PathError{Op: "exec", Path: "working directory " + j.workdir, Err: errors.Unwrap(err)}
+		return 0, &os.PathError{Op: "exec", Path: "working directory " + printable(j.workdir), Err: errors.Unwrap(err)}
 	}
 	groups, err := outside(groupMap, ids[2:])
 	if err != nil {
 		return 0, err
 	}
-	c := &child{namespaces: alone, bounding: bounding, filters: filters, uid: ids[0], gid: ids[1], groups: groups, files: j.files, terminal: j.terminal}
+	c := &child{group: group, namespaces: alone, bounding: bounding, filters: filters, uid: ids[0], gid: ids[1], groups: groups, files: j.files, terminal: j.terminal}
 	c.keep(j.ambient&bounding, noNewPrivs)
+	if err := c.lessen(noNewPrivs); err != nil {
+		return 0, os.NewSyscallError("capset", err)
+	}
 	return c.start(j)
+}
+
+// printable quotes what a machine named if that could steer a terminal.
+func printable(s string) string {
+	if quoted := strconv.Quote(s); quoted != `"`+s+`"` {
+		return quoted
+	}
+	return s
 }
 
 // outside gives what groups of a user namespace are in ours (user_namespaces(7)).

@@ -14,7 +14,7 @@ func TestExecOtherOrigin(t *testing.T) {
 		m.signedImages()
 		m.buildLook(t)
 		m.must("nspawnd-run -d --name source --pull=always --entrypoint sleep " + redis + " inf; mkdir -p /srv/tree; machinectl-lite export source | tar -x -C /srv/tree; machinectl-lite stop -t 0 source; cp -a /srv/tree /srv/mapped")
-		for name, test := range map[string]func(*testing.T, *Machine){"confinement": besideConfinement, "outcomes": besideOutcomes, "refused": besideRefused, "systemd inside": besideSystemd} {
+		for name, test := range map[string]func(*testing.T, *Machine){"confinement": besideConfinement, "outcomes": besideOutcomes, "refused": besideRefused, "hostile": besideHostile, "systemd inside": besideSystemd} {
 			t.Run(name, func(t *testing.T) { test(t, m.With(t)) })
 		}
 	})
@@ -120,6 +120,26 @@ func besideOutcomes(t *testing.T, m *Machine) {
 		outcome{"nspawnd-run -d --name mapped -p PrivateUsers=identity -u 0 --entrypoint sleep " + redis + " inf; machinectl-lite exec mapped sh -c 'cat /proc/self/uid_map; grep Seccomp: /proc/self/status; readlink /proc/self/ns/user'; readlink /proc/$(systemctl show -P MainPID nspawnd-mapped)/ns/user; machinectl-lite stop -t 0 mapped", 0,
 			"/^mapped\n +0 +0 +65536\nSeccomp:\t2\n(user:.*)\n(user:.*)\n$/", ""},
 	)
+}
+
+// besideHostile: what root in a machine may do to its processes meanwhile has neither the caller wait for ever, nor gives it more than it has.
+func besideHostile(t *testing.T, m *Machine) {
+	defer m.Script("systemctl stop hostile inner")
+	m.must(await + container("hostile", "--drop-capability=CAP_CHOWN", "sleep inf"))
+	m.expect(t,
+		// A process has one tracer.
+		outcome{"for _ in $(seq 60); do { machinectl-lite exec hostile true || echo failed; } & done; wait", 0, "", ""},
+		outcome{"machinectl-lite exec -w $'/no\\e' hostile true", 127, "", "machinectl-lite: hostile: working directory \"/no\\x1b\": no such file or directory\n"},
+		// What is not the command yet waits as soon as it is in the control group, and could be traced from the machine.
+		outcome{`leader=$(machinectl show --value -p Leader hostile); frozen=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$leader/cgroup)/../frozen; mkdir $frozen; echo $leader > $frozen/cgroup.procs; echo 1 > $frozen/cgroup.freeze
+			timeout --preserve-status -k 10 -s INT 3 machinectl-lite exec hostile true & await grep -qv "^$leader$" $frozen/cgroup.procs; grep -E '^(Name|CapPrm):' /proc/$(grep -v "^$leader$" $frozen/cgroup.procs)/status
+			status=0; wait $! || status=$?; cat $frozen/cgroup.procs | grep -v "^$leader$" || true; echo 0 > $frozen/cgroup.freeze; machinectl-lite exec hostile true; exit $status`, 130, "/^Name:\tnspawnd-launche\nCapPrm:\t[0-9a-f]{15}[02468ace]\n$/", ""},
+	)
+	// It ends while commands are started in it.
+	m.expect(t, outcome{`for _ in $(seq 30); do machinectl-lite exec hostile sleep inf & done 2> /tmp/said; sleep 0.3; systemctl kill -s KILL hostile; wait; sed -E "s/its first process has ended|the machine does not run|no machine of that name runs|No machine 'hostile' known/gone/" /tmp/said | sort -u`, 0, "/^(machinectl-lite: hostile: gone\n)?$/", ""})
+	// Whether its first process has been executed is not told as long as it is what its parent is.
+	m.must("ln -sf /bin/sh /srv/inner; " + await + registered("inner", "container", "inner", "", "sh -c \"/srv/inner -c 'sleep inf; :'; :\""))
+	m.expect(t, outcome{"timeout --preserve-status -k 30 -s INT 2 machinectl-lite exec inner true", 130, "", ""})
 }
 
 func besideRefused(t *testing.T, m *Machine) {
