@@ -143,7 +143,7 @@ func (h *host) withoutSystemd(ctx context.Context, name string) bool {
 	}
 	unit, ours, err := h.joinable(ctx, name)
 	if err != nil {
-		return ours
+		return ours || unit.Frozen && os.Geteuid() == 0 // exec says how to have it go on
 	}
 	leader, err := openLeader(unit)
 	if err != nil {

@@ -100,7 +100,8 @@ func besideOutcomes(t *testing.T, m *Machine) {
 			"grep State: /proc/$(machinectl show --value -p Leader app)/status; kill -CONT $(machinectl show --value -p Leader app); await sh -c 'grep State:.S /proc/$(machinectl show --value -p Leader app)/status' | head -1", 0,
 			"State:\tS (sleeping)\nstopped\nState:\tT (stopped)\nState:\tS (sleeping)\n", ""},
 		outcome{"unit=$(machinectl-lite exec -d app sh -c 'echo said by a command; sleep inf'); await sh -c \"machinectl-lite logs -o cat app | grep -q '^said by'\"; systemctl is-active $unit; systemctl stop $unit; systemctl is-active $unit", 4, "active\ninactive\n", ""},
-		outcome{"machinectl-lite pause app; timeout 10 machinectl-lite exec app true; status=$?; machinectl-lite resume app; exit $status", 125, "", "machinectl-lite: app: it is paused; to have it go on: machinectl-lite resume app\n"},
+		outcome{"machinectl-lite pause app; timeout 10 machinectl-lite exec app true; status=$?; timeout 10 machinectl-lite shell app; machinectl-lite resume app; exit $status", 125, "", "machinectl-lite: app: it is paused; to have it go on: machinectl-lite resume app\n" +
+			"machinectl-lite: could not open a shell: app: it is paused; to have it go on: machinectl-lite resume app\n"},
 	)
 	s := m.session(t, "machinectl-lite exec -it app sh -c 'tty; stty size; exit 5'")
 	s.saw(`/dev/pts/[0-9]+\r\n24 100\r\n`)
