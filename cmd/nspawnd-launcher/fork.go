@@ -178,7 +178,7 @@ func (c *child) start(j joining) (pid int, err error) {
 	if reason[1] == joiningGroup {
 		return 0, errors.New("entering the machine's control group: " + syscall.Errno(reason[0]).Error())
 	}
-	return 0, &os.PathError{Op: "exec", Path: j.argv[0], Err: syscall.Errno(reason[0])}
+	return 0, &os.PathError{Op: "exec", Path: printable(j.argv[0]), Err: syscall.Errno(reason[0])}
 }
 
 // fork is the child from the fork to the exec: system calls alone. As in package syscall, nothing here may grow the stack.

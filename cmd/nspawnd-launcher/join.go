@@ -90,7 +90,8 @@ func joinMachine(j joining) (pid int, err error) {
 		started <- err
 		select {}
 	}()
-	if err = <-started; err != nil && leader.ended() {
+	var program *os.PathError
+	if err = <-started; err != nil && !(errors.As(err, &program) && program.Op == "exec") && leader.ended() {
 		err = errNoMachine
 	}
 	return pid, err
@@ -146,8 +147,9 @@ var errNoMachine = errors.New("the machine does not run")
 
 func (l *leader) close() { unix.Close(l.fd) }
 
+// ended says whether it has ended, or does so: its files are gone a moment before.
 func (l *leader) ended() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}, 0)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}, 100)
 	return err == nil && n > 0
 }
 

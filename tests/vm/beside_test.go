@@ -130,6 +130,8 @@ func besideHostile(t *testing.T, m *Machine) {
 	m.expect(t,
 		// A process has one tracer.
 		outcome{"for _ in $(seq 60); do { machinectl-lite exec hostile true || echo failed; } & done; wait", 0, "", ""},
+		// A shell, too, is what the machine's /etc/passwd names.
+		outcome{"machinectl-lite exec hostile sh -c \"printf 'evil:x:777:7::/:/bin/\\\\033[31m\\\\n' >> /etc/passwd\"; machinectl-lite shell evil@hostile", 127, "machinectl-lite: hostile: \"/bin/\\x1b[31m\": no such file or directory\r\n", ""},
 		outcome{"machinectl-lite exec -w $'/no\\e' hostile true", 127, "", "machinectl-lite: hostile: working directory \"/no\\x1b\": no such file or directory\n"},
 		// What is not the command yet waits as soon as it is in the control group, and could be traced from the machine.
 		outcome{`leader=$(machinectl show --value -p Leader hostile); frozen=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$leader/cgroup)/../frozen; mkdir $frozen; echo $leader > $frozen/cgroup.procs; echo 1 > $frozen/cgroup.freeze
