@@ -41,6 +41,9 @@ func Suites(t *testing.T, f func(t *testing.T, m *Machine)) {
 		if only := os.Getenv("SUITE"); only != "" && only != string(suite) {
 			continue
 		}
-		t.Run(string(suite), func(t *testing.T) { f(t, Lab(t, suite)) })
+		t.Run(string(suite), func(t *testing.T) {
+			t.Parallel() // most of it is waiting
+			f(t, Lab(t, suite))
+		})
 	}
 }
