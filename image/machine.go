@@ -52,7 +52,7 @@ type Kept struct {
 	Env       []string `json:"env"`
 	Directory string   `json:"directory"`
 
-	Since time.Time `json:"-"` // it was first started
+	Since time.Time `json:"-"` // it has had its name
 }
 
 // KeptDir is the directory of a kept machine.
@@ -86,6 +86,9 @@ func (s *Store) KeepMachine(name string, again bool) (*os.File, error) {
 	}
 	if err == nil {
 		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = errors.New("it is being started or removed")
 	}
 	if err != nil {
 		dir.Close()
@@ -172,17 +175,28 @@ func Forget(dir string) error {
 	return err
 }
 
-// RemoveKept removes a kept machine: from the first step on it is none. The error is from the lock if it is being started.
-func (s *Store) RemoveKept(name string, discard func(dir string)) error {
-	dir, err := s.KeepMachine(name, true)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
+// RemoveKept removes a kept machine, which does not run, by its directory from [Store.KeepMachine]: from the first step on it is none.
+func RemoveKept(dir *os.File, discard func(dir string)) error {
 	if err := errors.Join(Forget(dir.Name()), syncDir(dir.Name())); err != nil {
-		return fmt.Errorf("kept machine %s: %w", name, err)
+		return fmt.Errorf("removing %s: %w", dir.Name(), err)
 	}
 	discard(dir.Name())
+	return nil
+}
+
+// RenameKept gives a kept machine, which does not run, a name that no kept machine has, by its directory from [Store.KeepMachine].
+func (s *Store) RenameKept(dir *os.File, name string) error {
+	now := time.Now()
+	if err := os.Chtimes(filepath.Join(dir.Name(), keptOptions), now, now); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, dir.Name(), unix.AT_FDCWD, s.KeptDir(name), unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("there is a kept machine %s already", name)
+	}
+	if err = errors.Join(err, syncDir(s.Machines())); err != nil {
+		return fmt.Errorf("renaming %s to %s: %w", dir.Name(), s.KeptDir(name), err)
+	}
 	return nil
 }
 

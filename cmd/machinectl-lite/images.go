@@ -96,7 +96,7 @@ func imageNames(minimum, maximum int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 1 && minimum == 2:
-			return fmt.Errorf("%s takes an image and a new name (see %s --help)", cmd.Name(), cmd.CommandPath())
+			return fmt.Errorf("%s takes a name and a new one (see %s --help)", cmd.Name(), cmd.CommandPath())
 		case len(args) < minimum:
 			return fmt.Errorf("%s: no image named (see %s --help)", cmd.Name(), cmd.CommandPath())
 		case maximum >= 0 && len(args) > maximum:

@@ -16,6 +16,7 @@ import (
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
 	"nspawnd/machined"
+	"nspawnd/units"
 )
 
 func startCommand() *cobra.Command {
@@ -174,17 +175,48 @@ func (h *host) remove(ctx context.Context, store *image.Store, name string, forc
 			return fmt.Errorf("could not stop machine: %w", err)
 		}
 	}
-	ends := h.systemd.AwaitDirectory(ctx, name)
-	if force && runs && !image.IsKept(store.KeptDir(name)) {
+	if force && runs && h.systemd.AwaitDirectory(ctx, name) && !image.IsKept(store.KeptDir(name)) {
 		return nil
 	}
-	if !ends {
-		return fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
-	}
-	if _, _, err := store.KeptMachine(name); err != nil {
+	dir, err := h.stopped(ctx, store, name)
+	if err != nil {
 		return err
 	}
-	return store.RemoveKept(name, machinedir.Discard)
+	defer dir.Close()
+	return image.RemoveKept(dir, machinedir.Discard)
+}
+
+// rename gives a kept machine another name.
+func (h *host) rename(ctx context.Context, store *image.Store, name, newName string) error {
+	if !units.ValidName(newName) {
+		return fmt.Errorf("%q is no name for a machine: up to 64 letters, digits, hyphens and underscores, and dots between", newName)
+	}
+	_, ours := h.systemd.MachineUnit(ctx, newName)
+	if _, err := h.machined.Get(ctx, newName); ours || err == nil {
+		return fmt.Errorf("a machine %s runs", newName)
+	}
+	dir, err := h.stopped(ctx, store, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return store.RenameKept(dir, newName)
+}
+
+// stopped gives the directory of a kept machine that does not run, and is not started as long as that is open.
+func (h *host) stopped(ctx context.Context, store *image.Store, name string) (dir *os.File, err error) {
+	if _, _, err := store.KeptMachine(name); err != nil {
+		return nil, err
+	}
+	h.systemd.AwaitDirectory(ctx, name) // without the lock, which one that is about to run needs
+	if dir, err = store.KeepMachine(name, true); err != nil {
+		return nil, err
+	}
+	if h.systemd.OwnsDirectory(ctx, name) {
+		dir.Close()
+		return nil, fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
+	}
+	return dir, nil
 }
 
 // completeKept offers the names of the machines that are kept.

@@ -46,19 +46,39 @@ accepted by stays that of the name it was pulled by. An image of systemd-nspawn 
 }
 
 func renameCommand() *cobra.Command {
+	renameImage := editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
+		return w.Rename(ctx, names[0], names[1])
+	}, func(ctx context.Context, c *machined.Client, names []string) error {
+		return c.RenameImage(ctx, names[0], names[1])
+	})
 	return &cobra.Command{
 		Use:   "rename NAME NEWNAME",
-		Short: "Rename an image",
+		Short: "Rename an image, or a machine that is kept",
 		Long: `Give an image a name that no image has, instead of its own. The proof that the image was accepted by stays that of the name it was
-pulled by. Machines that run on it go on.` + aboutThere,
-		Example:           `  machinectl-lite rename registry.example/team/web:latest localhost/web:old`,
-		Args:              imageNames(2, 2),
-		ValidArgsFunction: completeImages(1),
-		RunE: editStore(func(ctx context.Context, w *image.Writer, names []image.Reference) error {
-			return w.Rename(ctx, names[0], names[1])
-		}, func(ctx context.Context, c *machined.Client, names []string) error {
-			return c.RenameImage(ctx, names[0], names[1])
-		}),
+pulled by. Machines that run on it go on.
+
+A name that a machine of nspawnd-run --keep has is that machine's, which has to be stopped for it. Its next start has the new name, also for its unit and its host name unless that was given; its log so far
+stays under the old one.` + aboutThere,
+		Example: `  machinectl-lite rename registry.example/team/web:latest localhost/web:old
+  machinectl-lite rename web web-before`,
+		Args: imageNames(2, 2),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			names, directive := completeImages(1)(cmd, args, word)
+			if len(args) == 0 && options.own() {
+				kept, _ := completeKept(cmd, args, word)
+				names = append(names, kept...)
+			}
+			return names, directive
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := image.Open(storeRoot)
+			if !options.own() || err != nil || !image.IsKept(store.KeptDir(args[0])) {
+				return renameImage(cmd, args)
+			}
+			return forEachMachine(cmd.Context(), args[:1], func(host *host, name string) error {
+				return host.rename(cmd.Context(), store, name, args[1])
+			})
+		},
 	}
 }
 

@@ -97,7 +97,13 @@ func keeps(t *testing.T, m *Machine) {
 		outcome{"systemctl daemon-reexec; umount -Rq /run/nspawnd/mounts; rm -rf /run/nspawnd; machinectl-lite start pet; " + up + "machinectl-lite list-kept --no-legend; machinectl-lite status pet | grep Label", 0, "/^pet\nfirst\nfirst\npet +running.*\n.*Label: a=b\n$/", ""},
 		outcome{"machinectl-lite start pet", 125, "", "/^nspawnd-run: pet: the name pet is taken: it runs .*\n$/"},
 		outcome{"machinectl-lite remove-machine pet", 1, "", "/machine pet runs; to end it/"},
+		outcome{"machinectl-lite rename pet cat", 1, "", "machinectl-lite: machine pet runs; to end it: machinectl-lite terminate pet\n"},
 		outcome{down + "machinectl-lite start pet; " + up + down, 0, "pet\nfirst\nfirst\nfirst\n", ""},
+		// By another name it goes on with what it has written, which is its unit's and its host's too.
+		outcome{"nspawnd-run -d --keep --name taken " + tiny + " trap; nspawnd-run -d --name runs " + tiny + " trap; machinectl-lite rename pet taken; machinectl-lite rename pet runs; machinectl-lite rename pet a/b; machinectl-lite rename pet; machinectl-lite stop -t 0 runs taken; machinectl-lite rm taken; systemctl reset-failed nspawnd-runs nspawnd-taken", 0, "taken\nruns\n",
+			"machinectl-lite: a machine taken runs\nmachinectl-lite: a machine runs runs\nmachinectl-lite: \"a/b\" is no name for a machine: up to 64 letters, digits, hyphens and underscores, and dots between\nmachinectl-lite: rename takes a name and a new one (see machinectl-lite rename --help)\n"},
+		outcome{"machinectl-lite __complete rename p 2> /dev/null | grep -x pet; machinectl-lite rename pet cat; machinectl-lite status cat; machinectl-lite list-kept --no-legend; machinectl-lite start cat; await test -s /srv/v/starts; wc -l < /srv/v/starts; rm /srv/v/starts; machinectl-lite exec cat cat /proc/sys/kernel/hostname; machinectl-lite stop cat; machinectl-lite rename cat pet", 0,
+			"/^pet\ncat +stopped .*redis.*\ncat\n4\ncat\n$/", "/^machinectl-lite: machine cat has stopped and is kept; to start it: machinectl-lite start cat\n/"},
 		// What has lost its trust does not start.
 		outcome{"mv /etc/nspawnd/trust.d /etc/nspawnd/trust.off; machinectl-lite start pet; status=$?; mv /etc/nspawnd/trust.off /etc/nspawnd/trust.d; exit $status", 125, "", "/^nspawnd-run: .*redis/"},
 		outcome{"ls -d /var/lib/nspawnd/machines/pet.kept/overlay-* | wc -l; machinectl-lite remove-machine pet nosuch || machinectl-lite remove-volume pets > /dev/null; ls /var/lib/nspawnd/machines", 0, "1\n", "machinectl-lite: there is no kept machine nosuch\n"},

@@ -405,7 +405,7 @@ func TestImageErrors(t *testing.T) {
 			outcome{"unshare -m sh -c 'mount --bind -o ro /var/lib/nspawnd /var/lib/nspawnd; machinectl-lite list-images --json=short' | jq -r .[].name; ls /tmp/out* 2>&1 | wc -l", 0, "localhost/tiny:latest\n1\n", ""},
 			outcome{"unshare -m sh -c 'mount --bind -o ro /var/lib/nspawnd /var/lib/nspawnd; machinectl-lite verify-image --json=short localhost/tiny && machinectl-lite verify-image --policy-only localhost/tiny'", 1,
 				`/"result":"ok"/`, "/^(machinectl-lite: image localhost.tiny:latest: the rules accept it, but that could not be noted: store: .*: read-only file system\n){2}$/"},
-			outcome{lite("tag localhost/tiny"), 1, "", "machinectl-lite: tag takes an image and a new name (see machinectl-lite tag --help)\n"},
+			outcome{lite("tag localhost/tiny"), 1, "", "machinectl-lite: tag takes a name and a new one (see machinectl-lite tag --help)\n"},
 			outcome{lite("pull-oci --authfile=/no/such a.invalid/x"), 1, "", "machinectl-lite: --authfile: stat /no/such: no such file or directory\n"},
 			outcome{lite("pull-oci --cert-dir=/no/such a.invalid/x"), 1, "", "machinectl-lite: --cert-dir: stat /no/such: no such file or directory\n"},
 			outcome{lite("pull-oci a.invalid/x"), 1, "", "/^machinectl-lite: image a.invalid.x:latest: registry not reachable: lookup a.invalid.*\n$/"},
