@@ -14,14 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sameLabel refuses a process that a security module confines in another way than this one: by a profile of AppArmor, a context of SELinux.
-func (l *leader) sameLabel() error {
+// confinement gives a process's filters of system calls. One that a security module confines in another way than this process is refused: by a profile of AppArmor, a context
+// of SELinux.
+func (l *leader) confinement() (filters []unix.SockFprog, err error) {
 	ours, _ := os.ReadFile("/proc/self/attr/current") // without such a module there is nothing to read
 	its, _ := os.ReadFile(l.file("attr/current"))
-	if string(ours) == string(its) || strings.HasPrefix(string(its), "unconfined") {
-		return nil
+	if string(ours) != string(its) && !strings.HasPrefix(string(its), "unconfined") {
+		return nil, errors.New("its first process is confined by the security module's " + printable(strings.TrimRight(string(its), "\n\x00")) + ", which can't be given to a process beside it")
 	}
-	return errors.New("its first process is confined by the security module's " + printable(strings.TrimRight(string(its), "\n\x00")) + ", which can't be given to a process beside it")
+	if l.seccomp {
+		if filters, err = l.filters(); err != nil {
+			err = errors.New("reading its filter of system calls: " + err.Error())
+		}
+	}
+	return filters, err
 }
 
 // environment gives what a process was started with (proc_pid_environ(5)) and lays variables over that.

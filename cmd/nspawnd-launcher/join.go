@@ -289,17 +289,16 @@ func (l *leader) run(j joining) (pid int, err error) {
 			return 0, err
 		}
 	}
-	if !j.more && j.leader != "" {
-		if err := l.sameLabel(); err != nil {
+	switch {
+	case j.more:
+	case j.leader == "":
+		if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && (err != nil || mode != 2) {
+			return 0, errors.New("its unit has no filter of system calls, and the payload has one")
+		}
+	default:
+		if filters, err = l.confinement(); err != nil {
 			return 0, err
 		}
-		if l.seccomp {
-			if filters, err = l.filters(); err != nil {
-				return 0, errors.New("reading its filter of system calls: " + err.Error())
-			}
-		}
-	} else if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); l.seccomp && !j.more && (err != nil || mode != 2) {
-		return 0, errors.New("its unit has no filter of system calls, and the payload has one")
 	}
 	var alone []int // namespaces that a process with a single thread can join
 	for _, kind := range []string{"time", "user"} {
