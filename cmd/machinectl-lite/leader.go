@@ -99,7 +99,7 @@ func (l *leader) payload(u dbus.Unit) (*leader, error) {
 		}
 		if time.Now().After(deadline) {
 			l.close()
-			return nil, errors.New("its payload is not executed yet")
+			return nil, errors.New("its payload is not executed yet: its first process is still the program that starts it")
 		}
 		if name, _ := l.read("comm"); name != "(sd-stubinit)\n" {
 			continue
