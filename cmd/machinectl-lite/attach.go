@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -93,6 +95,9 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 		return 0, err
 	}
 	defer func() { _ = host.systemd.Kill(ctx, relay, false, int32(unix.SIGCONT)) }() // it fails when the relay has ended with the machine
+	if err := awaitStopped(unit.MainPID); err != nil {
+		return 0, err
+	}
 	go passOn(ctx, service, signals, true)
 	waiting, stopWaiting := context.WithCancelCause(ctx)
 	defer stopWaiting(nil)
@@ -110,6 +115,20 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 	tty.Await(&output, outputLimit)
 	return status, err
 }
+
+// awaitStopped waits until a process that was told to stop has: until then it may read what is ours to show.
+func awaitStopped(pid uint32) error {
+	for deadline := time.Now().Add(stopTime); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || strings.Contains(string(status), "\nState:\tT") { // it has ended with the machine, which is seen next
+			return nil
+		}
+	}
+	return errors.New("what has its terminal does not stop")
+}
+
+// stopTime is how long that may take.
+const stopTime = 5 * time.Second
 
 // takeTerminal gives the terminal that is the standard input of a process.
 func takeTerminal(pid uint32) (*os.File, error) {

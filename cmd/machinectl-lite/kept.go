@@ -175,7 +175,7 @@ func (h *host) remove(ctx context.Context, store *image.Store, name string, forc
 			return fmt.Errorf("could not stop machine: %w", err)
 		}
 	}
-	if force && runs && h.systemd.AwaitDirectory(ctx, name) && !image.IsKept(store.KeptDir(name)) {
+	if force && runs && !image.IsKept(store.KeptDir(name)) && h.systemd.AwaitDirectory(ctx, name) {
 		return nil
 	}
 	dir, err := h.stopped(ctx, store, name)
@@ -205,16 +205,19 @@ func (h *host) rename(ctx context.Context, store *image.Store, name, newName str
 
 // stopped gives the directory of a kept machine that does not run, and is not started as long as that is open.
 func (h *host) stopped(ctx context.Context, store *image.Store, name string) (dir *os.File, err error) {
+	runs := fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
+	if !h.systemd.AwaitDirectory(ctx, name) {
+		return nil, runs
+	}
 	if _, _, err := store.KeptMachine(name); err != nil {
 		return nil, err
 	}
-	h.systemd.AwaitDirectory(ctx, name) // without the lock, which one that is about to run needs
 	if dir, err = store.KeepMachine(name, true); err != nil {
 		return nil, err
 	}
-	if h.systemd.OwnsDirectory(ctx, name) {
+	if h.systemd.OwnsDirectory(ctx, name) { // it was started before there was the lock
 		dir.Close()
-		return nil, fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
+		return nil, runs
 	}
 	return dir, nil
 }

@@ -49,6 +49,7 @@ func startService(m *Machine, name string, properties ...string) {
 	args := append([]string{"--quiet", "--unit=nspawnd-" + strings.ReplaceAll(name, "-", `\x2d`), "--slice=machine.slice", "--property=Type=exec",
 		"--description=" + name + ": registry.test:5000/demo/nginx:latest"}, properties...)
 	m.Must("systemd-run", append(args, "sh", "-c", "echo the first words of "+name+"; exec sleep 1d")...)
+	m.must(await + "await sh -c 'journalctl -q -o cat | grep -q \"^the first words of " + name + "\"'")
 }
 
 // register does what nspawnd-run does then.
