@@ -10,7 +10,7 @@ import (
 type ProcFiles struct{ Status, Stat, Limits, OOMScoreAdj, UIDMap, GIDMap string }
 
 // Running gives what a command gets that is to run beside a machine's first process, of which nobody but itself tells what confines it. What is not told here, such as its
-// environment and its filters of system calls, the launcher takes from the process. An id that its user namespace does not have is left out of its groups, and refused else.
+// environment and its filters of system calls, the launcher takes from the process. A group that its user namespace does not have is left out, another id refused.
 func (f ProcFiles) Running(machine string, pid uint32) (r Running, err error) {
 	r = Running{Machine: machine, Slice: "machine.slice"}
 	// The name may have spaces and brackets: what counts follows the last bracket. The first field there is the third.
@@ -36,7 +36,7 @@ func (f ProcFiles) Running(machine string, pid uint32) (r Running, err error) {
 		}
 		var mapped bool
 		if *id.to, mapped = inside(id.ranges, ids[1]); !mapped {
-			return r, fmt.Errorf("process %d has the %s %s, which its user namespace does not have; --user names another", pid, id.field, ids[1])
+			return r, fmt.Errorf("process %d has the %s %s, which its user namespace does not have", pid, id.field, ids[1])
 		}
 	}
 	for _, group := range strings.Fields(status["Groups"]) {
