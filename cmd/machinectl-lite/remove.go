@@ -41,24 +41,26 @@ tried, also when it failed for one before. An image of systemd-nspawn is removed
 			}
 			var failed failures
 			var refs []image.Reference
-			var fromPool []image.Removed
+			var removed []image.Removed
+			ours := false // not all of them are machined's, for which the store is not written to
 			for _, name := range names {
-				ref, err := storedName(store, name)
-				if err != nil {
-					removed, err := removeFromPool(cmd.Context(), name, err)
+				ref, notStored := storedName(store, name)
+				if notStored != nil {
+					fromPool, err := removeFromPool(cmd.Context(), name, notStored)
 					if err != nil {
 						failed = append(failed, err)
+						ours = ours || err == notStored // maybe by a remove that was killed
 					} else {
-						fromPool = append(fromPool, removed)
+						removed = append(removed, fromPool)
 					}
 					continue
 				}
+				ours = true
 				if !slices.Contains(refs, ref) {
 					refs = append(refs, ref)
 				}
 			}
-			removed := fromPool
-			if refs != nil {
+			if ours {
 				machines, err := sweepMachines(cmd.Context(), store)
 				if err != nil {
 					return err
