@@ -21,6 +21,7 @@ type Transfer struct {
 // How a transfer ends, when it is not done.
 var (
 	ErrFailed   = errors.New("transfer failed") // and has said why
+	ErrBusGone  = errors.New("the system bus is gone")
 	ErrCanceled = errors.New("transfer was cancelled")
 	ErrGone     = errors.New("systemd-importd has ended, and the transfer with it")
 )
@@ -71,7 +72,7 @@ func (t *Transfer) Wait(ctx context.Context, said func(priority int, line string
 		case signal, open = <-t.signals:
 		}
 		if !open {
-			return fmt.Errorf("the system bus is gone; transfer %d may go on", t.ID)
+			return fmt.Errorf("%w; transfer %d may go on", ErrBusGone, t.ID)
 		}
 		switch {
 		case signal.Name == "org.freedesktop.DBus.NameOwnerChanged" && signal.Sender == "org.freedesktop.DBus":

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -265,6 +266,12 @@ func (f *transferFlags) run(ctx context.Context, names *strings.Replacer, begin 
 	show := transferDisplay{terminal: newTerminal(os.LookupEnv, os.Stderr), Writer: os.Stderr, quiet: f.quiet, names: names}
 	show.said(priorityInfo, fmt.Sprintf("Enqueued transfer job %d. Press C-c to continue download in background.", transfer.ID))
 	err = transfer.Wait(ctx, show.said, show.progress)
+	if errors.Is(err, importd.ErrBusGone) { // ctrl-C ends the ssh that leads there too, maybe before it is seen here
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 	show.end()
 	switch {
 	case ctx.Err() != nil:
