@@ -112,14 +112,9 @@ func poolTable(images []machined.Image, exact bool) table {
 
 // poolStatus shows where machined's images are and what they take.
 func poolStatus(ctx context.Context, out io.Writer) error {
-	host, err := connect(ctx)
+	values, err := managerProperties(ctx)
 	if err != nil {
 		return err
-	}
-	defer host.close()
-	values, err := host.machined.ManagerProperties(ctx)
-	if err != nil {
-		return fmt.Errorf("could not get properties: %w", err)
 	}
 	path, _ := values["PoolPath"].(string)
 	_, err = fmt.Fprintf(out, "\t%8s: %s\n", "Path", printable.Line(path))

@@ -54,17 +54,26 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 
 // showManager shows machined's own properties.
 func (f *propertyFlags) showManager(ctx context.Context) error {
-	host, err := connect(ctx)
+	values, err := managerProperties(ctx)
 	if err != nil {
 		return err
+	}
+	fmt.Print(f.format(machineProperties(values)))
+	return nil
+}
+
+// managerProperties asks machined for its own properties.
+func managerProperties(ctx context.Context) (map[string]any, error) {
+	host, err := connect(ctx)
+	if err != nil {
+		return nil, err
 	}
 	defer host.close()
 	values, err := host.machined.ManagerProperties(ctx)
 	if err != nil {
-		return fmt.Errorf("could not get properties: %w", err)
+		return nil, fmt.Errorf("could not get properties: %w", err)
 	}
-	fmt.Print(f.format(machineProperties(values)))
-	return nil
+	return values, nil
 }
 
 // propertyOrder is machinectl's; what a later machined has comes after it.

@@ -33,6 +33,7 @@ type child struct {
 	namespaces   []int // -1: none
 	bounding     uint64
 	filters      []unix.SockFprog
+	noNewPrivs   bool // it has that already
 	uid, gid     uint32
 	groups       []uint32 // as outside the user namespace
 	keeps        bool     // the capabilities below, though it is not root
@@ -83,16 +84,21 @@ func (p *program) signal(s syscall.Signal) {
 	unix.Exit(128 + int(s))
 }
 
-// keep has a user who is not root keep capabilities as ambient ones, and until the program is executed what it takes to install a filter (seccomp(2)).
-func (c *child) keep(ambient uint64, noNewPrivs bool) {
+// admin is the capability that it takes to install the filters, if any (seccomp(2)).
+func (c *child) admin() uint64 {
+	if len(c.filters) > 0 && !c.noNewPrivs {
+		return 1 << unix.CAP_SYS_ADMIN
+	}
+	return 0
+}
+
+// keep has a user who is not root keep capabilities as ambient ones, and until the program is executed what it takes to install the filters.
+func (c *child) keep(ambient uint64) {
 	if c.uid == 0 {
 		return
 	}
 	c.ambient = ambient
-	permitted := ambient
-	if len(c.filters) > 0 && !noNewPrivs {
-		permitted |= 1 << unix.CAP_SYS_ADMIN
-	}
+	permitted := ambient | c.admin()
 	c.keeps = permitted != 0 || c.namespaces[len(c.namespaces)-1] >= 0 // the user namespace, in which it has all
 	c.header.Version = unix.LINUX_CAPABILITY_VERSION_3
 	for i := range c.capabilities {
@@ -103,9 +109,9 @@ func (c *child) keep(ambient uint64, noNewPrivs bool) {
 
 // lessen takes from this thread what neither the program nor the way there needs: root in a machine without a user namespace may trace the child as soon as it sees it, if it
 // has CAP_SYS_PTRACE.
-func (c *child) lessen(noNewPrivs bool) error {
-	needed := c.bounding | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP
-	if len(c.filters) > 0 && !noNewPrivs || slices.ContainsFunc(c.namespaces, func(fd int) bool { return fd >= 0 }) {
+func (c *child) lessen() error {
+	needed := c.bounding | c.admin() | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP
+	if slices.ContainsFunc(c.namespaces, func(fd int) bool { return fd >= 0 }) {
 		needed |= 1 << unix.CAP_SYS_ADMIN
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

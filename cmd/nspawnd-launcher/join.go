@@ -163,11 +163,11 @@ func (j joining) findLeader() (*leader, error) {
 			return nil, errors.New("bad process " + strconv.Quote(j.leader))
 		}
 		l := openLeader(pid)
-		if l != nil && l.started != started {
+		switch {
+		case l == nil:
+			return nil, errNoMachine
+		case l.started != started: // another with its number
 			l.close()
-			l = nil
-		}
-		if l == nil {
 			return nil, errNoMachine
 		}
 		return l, nil
@@ -360,9 +360,9 @@ func (l *leader) run(j joining) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	c := &child{group: group, namespaces: alone, bounding: bounding, filters: filters, uid: ids[0], gid: ids[1], groups: groups, files: j.files, terminal: j.terminal}
-	c.keep(j.ambient&bounding, noNewPrivs)
-	if err := c.lessen(noNewPrivs); err != nil {
+	c := &child{group: group, namespaces: alone, bounding: bounding, filters: filters, noNewPrivs: noNewPrivs, uid: ids[0], gid: ids[1], groups: groups, files: j.files, terminal: j.terminal}
+	c.keep(j.ambient & bounding)
+	if err := c.lessen(); err != nil {
 		return 0, os.NewSyscallError("capset", err)
 	}
 	return c.start(j)
