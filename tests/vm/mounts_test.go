@@ -7,6 +7,9 @@ import (
 	"testing"
 )
 
+// oneStream has a shell's output and errors in their order: podman passes on two pipes, and what comes through one may overtake the other.
+const oneStream = "exec 2>&1; "
+
 // TestMountsBesidePodman compares what the flags for files do with what podman's do, on the same image.
 func TestMountsBesidePodman(t *testing.T) {
 	Suites(t, func(t *testing.T, m *Machine) {
@@ -46,7 +49,7 @@ func TestMountsBesidePodman(t *testing.T) {
 			const prepare = `umount /srv/v/below 2>/dev/null || :; await rm -rf /srv 2>/dev/null; mkdir -p /srv/v/below /srv/w /srv/dev/sub; echo hi > /srv/v/f; printf '#!/bin/sh\necho runs\n' > /srv/v/run; chmod +x /srv/v/run; ln -s ../v /srv/v/link
 				mount -t tmpfs x /srv/v/below; touch /srv/v/below/mounted; echo me:x:321:321::/:/bin/sh > /srv/passwd; cp -a /dev/null /dev/zero /srv/dev; cp -a /dev/full /srv/dev/sub
 				`
-			run := " --entrypoint sh " + c.flags + " " + redis + ` -c "` + c.script + `" 2>&1`
+			run := " --entrypoint sh " + c.flags + " " + redis + ` -c "` + oneStream + c.script + `" 2>&1`
 			if !strings.Contains(c.flags, "-u ") {
 				run = " -u 0" + run
 			}

@@ -49,7 +49,7 @@ func TestUsersBesidePodman(t *testing.T) {
 			}
 			const prepare = `await rm -rf /srv/v 2>/dev/null; mkdir -p /srv/v; echo hi > /srv/v/f
 				`
-			run := " --entrypoint sh " + c.flags + " " + redis + ` -c "` + strings.ReplaceAll(c.script, "$", `\$`) + `" 2>&1; ` + c.host
+			run := " --entrypoint sh " + c.flags + " " + redis + ` -c "` + oneStream + strings.ReplaceAll(c.script, "$", `\$`) + `" 2>&1; ` + c.host
 			if !strings.Contains(c.flags, "-u ") {
 				run = " -u 0" + run
 			}
