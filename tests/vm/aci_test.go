@@ -3,7 +3,6 @@ package vm
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestPullACI is rkt's own images, from a publisher's site with discovery tags and from files.
@@ -52,7 +51,7 @@ func TestPullACI(t *testing.T) {
 				<meta name="ac-discovery" content="app.test https://{name}-{version}-{os}-{arch}.{ext}"><meta name="ac-discovery-pubkeys" content="app.test https://app.test/keys.asc">' > ${web}index.html
 			systemd-run --quiet --unit=lab-web --property=Type=exec webserver site /srv/web /etc/lab/web/certificate.pem /etc/lab/web/key.pem
 		`)
-		m.Eventually(10*time.Second, "the site answers", func() bool {
+		m.Eventually("the site answers", func() bool {
 			return m.Run("curl", "--silent", "--fail", "https://app.test/").Status == 0
 		})
 		id := "sha512-" + strings.Fields(m.must("sha512sum /var/tmp/aci/unsigned.aci"))[0]

@@ -3,7 +3,6 @@ package vm
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // startPolkit has polkit decide, and a user alice who comes by ssh: the session has a terminal then, as a person's.
@@ -60,7 +59,7 @@ func TestPasswordAgent(t *testing.T) {
 				}
 				failed, shown := run(t, program+" "+test.command, test.typed)
 				if gone := strings.HasPrefix(test.command, "terminate") && test.typed == "secret"; gone {
-					m.Eventually(10*time.Second, "web is gone", func() bool { return m.Run("machinectl", "show", "web").Status != 0 })
+					m.Eventually("web is gone", func() bool { return m.Run("machinectl", "show", "web").Status != 0 })
 				}
 				if failed != (test.want == "nteractive auth" || test.typed == "wrong") || !strings.Contains(shown, test.want) {
 					t.Errorf("%s %s: failed %v, %q", program, test.command, failed, shown)

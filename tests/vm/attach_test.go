@@ -34,11 +34,11 @@ func TestAttach(t *testing.T) {
 		}
 		// What nobody saw is in the journal.
 		d = m.dialog(t, 80, attach)
-		d.say("(sleep 1; echo un''seen) & echo go-$((1+4))\r")
+		d.say("(until [ -e /left ]; do sleep 0.1; done; echo un''seen) & echo go-$((1+4))\r")
 		d.await("go-5")
 		d.say(leave)
 		ended(d, 0)
-		m.expect(t, outcome{"await sh -c 'journalctl -q -u nspawnd-shell -o cat | grep -q ^unseen'", 0, "", ""})
+		m.expect(t, outcome{"machinectl-lite exec shell touch /left; await sh -c 'journalctl -q -u nspawnd-shell -o cat | grep -q ^unseen'", 0, "", ""})
 		// A client that is killed takes nothing with it.
 		d = m.dialog(t, 80, "echo $$ > /run/client; exec machinectl-lite attach shell")
 		d.say("echo go-$((1+5))\r")
@@ -53,21 +53,20 @@ func TestAttach(t *testing.T) {
 		m.must("systemctl reset-failed nspawnd-shell 2>/dev/null || :")
 
 		const detached = "nspawnd-run -dt --name detached " + tiny + " trap"
-		attached := func() { // and the terminal is in raw mode, soon
-			m.must(await + `await grep -q "State:.T" /proc/$(systemctl show -P MainPID nspawnd-detached-log)/status; sleep 0.5`)
-		}
 		m.must(detached)
 		d = m.dialog(t, 80, "machinectl-lite attach --detach-keys=x detached; s=$?; echo; exit $s")
-		attached()
+		m.raw("machinectl-lite")
 		d.say("x")
 		ended(d, 0)
 		d = m.dialog(t, 80, "exec machinectl-lite attach detached")
-		attached()
+		m.raw("machinectl-lite")
 		d.say(ctrlC) // a key, for the machine's terminal
 		d.await("INT")
 		ended(d, 0)
 		m.must(detached)
-		d = m.dialog(t, 80, "(sleep 2; kill -TERM $$) & exec machinectl-lite attach detached")
+		d = m.dialog(t, 80, "echo $$ > /run/client; exec machinectl-lite attach detached")
+		m.raw("machinectl-lite")
+		m.must("kill -TERM $(cat /run/client)")
 		d.await("TERM")
 		ended(d, 0)
 		m.expect(t,

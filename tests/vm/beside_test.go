@@ -3,7 +3,6 @@ package vm
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -61,7 +60,7 @@ func besideConfinement(t *testing.T, m *Machine) {
 		if name == "time" {
 			m.expect(t, outcome{"machinectl-lite exec time sh -c '[ $(cut -d. -f1 /proc/uptime) -gt 1000000 ] && readlink /proc/self/ns/time && pwd'; machinectl-lite exec -t=false time readlink /proc/1/ns/time", 0, "/^(time:.*)\n/\n(time:.*)\n$/", ""})
 		} else {
-			m.Eventually(20*time.Second, "the payload of "+name+" has looked", func() bool { return m.Script("test -e /srv/look/"+name).Status == 0 })
+			m.Eventually("the payload of "+name+" has looked", func() bool { return m.Script("test -e /srv/look/"+name).Status == 0 })
 			inheritable := func(s string) string {
 				lines := strings.SplitAfter(s, "\n")
 				for i, line := range lines {
@@ -113,7 +112,7 @@ func besideOutcomes(t *testing.T, m *Machine) {
 	s.ends(6)
 	m.expect(t,
 		outcome{"machinectl-lite login app", 1, "", "machinectl-lite: could not log in: no systemd runs in app; for a shell: machinectl-lite shell app\n"},
-		outcome{"machinectl-lite exec app sleep inf & sleep 1; machinectl-lite terminate app; wait $!; [ $? -gt 128 ]", 0, "", ""},
+		outcome{"machinectl-lite exec app sleep 4321 & await pgrep -fx 'sleep 4321' > /dev/null; machinectl-lite terminate app; wait $!; [ $? -gt 128 ]", 0, "", ""},
 		outcome{"systemctl list-units --all --no-legend 'nspawnd-*exec*'", 0, "", ""},
 		// Machines of nspawnd whose unit does not tell all.
 		outcome{"nspawnd-run -d --name under --flavor nspawn -u redis -e A=b --cap-drop all --entrypoint sleep " + redis + " inf; machinectl-lite exec under sh -c 'id -un; pwd; echo $A; grep -E ^CapBnd: /proc/self/status'; machinectl-lite stop -t 0 under", 0,
@@ -162,6 +161,6 @@ func besideSystemd(t *testing.T, m *Machine) {
 		outcome{"machinectl-lite exec bootc systemctl is-active basic.target; machinectl-lite exec bootc sh -c 'ulimit -Sn; cat /proc/1/comm; grep ^0 /proc/self/cgroup; grep -c . /proc/net/dev; hostname'; machinectl-lite exec bootc sh -c 'exit 4'", 4,
 			"/^active\n1024\nsystemd\n0::/init.scope\n4\nbootc\n$/", ""},
 		outcome{"machinectl-lite exec -u nobody bootc id -un", 0, "nobody\n", ""},
-		outcome{"machinectl-lite exec bootc sleep inf & sleep 1; machinectl poweroff bootc; wait $!", 143, "", ""},
+		outcome{"machinectl-lite exec bootc sleep 4321 & await pgrep -fx 'sleep 4321' > /dev/null; machinectl poweroff bootc; wait $!", 143, "", ""},
 	)
 }

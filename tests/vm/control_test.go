@@ -16,7 +16,7 @@ func TestControl(t *testing.T) {
 			outcome{start("web", "", "trap USR1") + "machinectl-lite kill -s HUP --kill-whom=leader web; await sh -c 'machinectl-lite logs web | grep -q HUP'; machinectl-lite kill --signal 28 web; await said web WINCH", 0, "", ""},
 			outcome{"machinectl-lite pause web; systemctl show -P FreezerState nspawnd-web; machinectl-lite resume web; systemctl show -P FreezerState nspawnd-web", 0, "frozen\nrunning\n", ""},
 			outcome{"pid=$(systemctl show -P MainPID nspawnd-web); machinectl-lite restart web; [ $pid != $(systemctl show -P MainPID nspawnd-web) ] && systemctl is-active nspawnd-web", 0, "active\n", ""},
-			outcome{"machinectl-lite wait web & sleep 0.5; machinectl-lite kill -s USR1 web; wait $!", 0, "0\n", ""},
+			outcome{"machinectl-lite wait web & sleep 2; machinectl-lite kill -s USR1 web; wait $!", 0, "0\n", ""},
 			// Its log is there when it is gone.
 			outcome{"machinectl-lite logs -o cat web | grep -c '^ready$'; machinectl-lite logs -o cat -n 1 --since=-1h --grep=^USR1 web; machinectl-lite logs -o cat --until=-1h web", 0, "2\nUSR1\n", ""},
 			outcome{sh("ends", "", "sleep 1; exit 7") + "machinectl-lite wait ends; systemctl reset-failed nspawnd-ends", 0, "7\n", ""},
@@ -45,7 +45,7 @@ func TestControl(t *testing.T) {
 				sleep 0.3; machinectl-lite kill -s HUP --kill-whom=leader other; await sh -c 'machinectl-lite logs other | grep -q "hung up"'
 				machinectl-lite restart other; await sh -c 'machinectl-lite logs other | grep -q "asked to reboot"'; machinectl-lite stop other; await sh -c 'machinectl-lite logs other | grep -q "asked to power off"'
 				machinectl-lite pause other; systemctl show -P FreezerState other; machinectl-lite resume other
-				machinectl-lite wait other & sleep 0.3; machinectl-lite kill -s KILL other; wait $!`, 0, "frozen\n", ""},
+				machinectl-lite wait other & sleep 2; machinectl-lite kill -s KILL other; wait $!`, 0, "frozen\n", ""},
 		)
 		m.nothingLeft(t)
 	})

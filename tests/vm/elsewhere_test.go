@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -14,7 +13,7 @@ func innerMachine(t *testing.T, m *Machine, container string) {
 	t.Helper()
 	m.Must("systemd-run", "--quiet", "--machine="+container, "--unit=inner", "--property=Delegate=yes", "systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes", "--machine=inner", "--keep-unit",
 		"sh", "-c", "trap exit TERM; sleep 1d & wait")
-	m.Eventually(20*time.Second, "inner is up", func() bool { return m.Run("machinectl", "--machine="+container, "show", "inner").Status == 0 })
+	m.Eventually("inner is up", func() bool { return m.Run("machinectl", "--machine="+container, "show", "inner").Status == 0 })
 }
 
 // beside compares what machinectl and machinectl-lite print.
@@ -141,7 +140,7 @@ func startSSH(t *testing.T, m *Machine) {
 	if r.Status != 0 {
 		t.Fatal(r.Stderr)
 	}
-	m.Eventually(20*time.Second, "sshd listens", func() bool { return m.Run("ssh", "localhost", "true").Status == 0 })
+	m.Eventually("sshd listens", func() bool { return m.Run("ssh", "localhost", "true").Status == 0 })
 }
 
 // TestHostOption compares --host with machinectl's, by a real ssh.

@@ -26,9 +26,9 @@ func TestEvents(t *testing.T) {
 			outcome{watch + `watch; systemd-run -q --unit=other sleep 1000; busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' > /dev/null
 				systemctl stop other; told die` + end, 0, "machine start other\nmachine die other\n", ""},
 			outcome{"machinectl-lite events --filter color=red", 1, "", "/^machinectl-lite: --filter: \"color=red\" is not KEY=VALUE with one of the keys type, /"},
-			outcome{"timeout 2 machinectl-lite events > /tmp/events & sleep 0.5; nspawnd-run --name web " + tiny + " true; wait; cut -d' ' -f4- /tmp/events", 0, "machine start web image=" + tiny + ":latest\nmachine die web status=0 image=" + tiny + ":latest\n", ""},
+			outcome{watch + "watch --json=off; nspawnd-run --name web " + tiny + " true; await grep -q die /tmp/events; kill $watcher; wait $watcher; cut -d' ' -f4- /tmp/events", 0, "machine start web image=" + tiny + ":latest\nmachine die web status=0 image=" + tiny + ":latest\n", ""},
 			// The bus itself: last, since much goes with it.
-			outcome{watch + "watch --filter name=web; nspawnd-run -d --name web " + tiny + " trap > /dev/null; systemctl restart dbus; sleep 1; systemctl stop nspawnd-web; told die; kill $watcher; wait $watcher; grep -c 'connecting again' /tmp/errors", 0,
+			outcome{watch + "watch --filter name=web; nspawnd-run -d --name web " + tiny + " trap > /dev/null; systemctl restart dbus; await grep -q 'connecting again' /tmp/errors; sleep 1; systemctl stop nspawnd-web; told die; kill $watcher; wait $watcher; grep -c 'connecting again' /tmp/errors", 0,
 				"machine start web" + image + "\nmachine die web" + image + " 0\n1\n", ""},
 		)
 		m.nothingLeft(t)

@@ -3,7 +3,6 @@ package vm
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -92,20 +91,19 @@ func execTerminal(t *testing.T, m *Machine) {
 	s = m.session(t, "machinectl-lite exec -it -e PS1='> ' tty bash --norc -i")
 	s.saw(`> $`)
 	s.controlsJobs()
-	s.saw(`> $`)
 	s.say("kill %1; exit 7\r")
 	s.ends(7)
 	// It is left as podman's; what it says then is in the journal, and its end ends the unit that writes that.
 	for _, keys := range []struct{ option, typed, word string }{{"", "\x10\x11", "two"}, {"--detach-keys=ctrl-a,x", "\x01x", "three"}} {
-		s = m.session(t, "machinectl-lite exec "+keys.option+" tty sh -c 'read x; echo got $x; read y; sleep 2; echo unseen-$y'")
+		s = m.session(t, "machinectl-lite exec "+keys.option+" tty sh -c 'read x; echo got $x; read y; until test -e /left-$y; do sleep 0.1; done; echo unseen-$y'")
 		s.say("one\r")
 		s.saw(`got one\r\n`)
 		s.say(keys.word + "\r" + keys.typed)
 		s.ends(0)
-		m.expect(t, outcome{"await sh -c 'machinectl-lite logs -o cat tty | grep -q ^unseen-" + keys.word + "'; await sh -c '! systemctl list-units --no-legend \"nspawnd-tty-exec*\" | grep .'; systemctl --failed --no-legend", 0, "", ""})
+		m.expect(t, outcome{"machinectl-lite exec tty touch /left-" + keys.word + "; await sh -c 'machinectl-lite logs -o cat tty | grep -q ^unseen-" + keys.word + "'; await sh -c '! systemctl list-units --no-legend \"nspawnd-tty-exec*\" | grep .'; systemctl --failed --no-legend", 0, "", ""})
 	}
-	s = m.session(t, "machinectl-lite exec --detach-keys= tty sh -c 'stty raw -echo; dd bs=1 count=2 status=none | od -An -tx1'")
-	time.Sleep(time.Second)
+	s = m.session(t, "machinectl-lite exec --detach-keys= tty sh -c 'stty raw -echo; echo ready; dd bs=1 count=2 status=none | od -An -tx1'")
+	s.saw(`ready`)
 	s.say("\x10\x11")
 	s.saw(`10 11`)
 	s.ends(0)
@@ -171,7 +169,7 @@ func execConfinement(t *testing.T, m *Machine) {
 		if r.Status != 0 {
 			t.Fatal(r.Stderr)
 		}
-		m.Eventually(20*time.Second, "the payload has looked", func() bool { return m.Script("test -e /srv/look/payload").Status == 0 })
+		m.Eventually("the payload has looked", func() bool { return m.Script("test -e /srv/look/payload").Status == 0 })
 		payload := string(m.ReadFile("/srv/look/payload"))
 		exec := m.Script("machinectl-lite exec " + name + " sh -c '{ ulimit -Sn; /look/look; } | sort' < /dev/null 2>&1")
 		if diff := cmp.Diff(payload, exec.Stdout); diff != "" || strings.Count(payload, "\n") < 60 {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -97,7 +96,7 @@ func probeConfinement(t *testing.T, m *Machine) {
 		if r.Status != 0 {
 			t.Fatal(r.Stderr)
 		}
-		m.Eventually(20*time.Second, "payload and probe have looked", func() bool {
+		m.Eventually("payload and probe have looked", func() bool {
 			return m.Script("test -e /srv/look/payload && test -e /srv/look/probe").Status == 0
 		})
 		payload, probe := string(m.ReadFile("/srv/look/payload")), string(m.ReadFile("/srv/look/probe"))

@@ -165,7 +165,7 @@ func TestCommand(t *testing.T) {
 			cmd.Process.Kill()
 			cmd.Wait()
 			m := m.With(t)
-			m.Eventually(5*time.Second, "the command ends with the process that stands for it", func() bool {
+			m.Eventually("the command ends with the process that stands for it", func() bool {
 				return m.Run("kill", "-0", pid).Status != 0
 			})
 		})

@@ -29,11 +29,11 @@ func startMachines(t *testing.T, m *Machine) {
 	}
 	startService(m, "my-web")
 	register(m, "my-web")
-	m.Eventually(30*time.Second, "bootc is up", func() bool {
+	m.Eventually("bootc is up", func() bool {
 		state := strings.TrimSpace(m.Run("systemctl", "--machine=bootc", "is-system-running").Stdout)
 		return state == "running" || state == "degraded"
 	})
-	m.Eventually(10*time.Second, "appc is up", func() bool { return m.Run("machinectl", "show", "appc").Status == 0 })
+	m.Eventually("appc is up", func() bool { return m.Run("machinectl", "show", "appc").Status == 0 })
 	result = m.Script(`
 		ip link set ve-bootc up
 		nsenter --net --target $(machinectl show --property=Leader --value bootc) sh -c '
@@ -125,7 +125,7 @@ func TestMachinectlSame(t *testing.T) {
 		for _, command := range commands {
 			t.Run(strings.Join(command, " "), func(t *testing.T) {
 				// An address of IPv6 is there when the kernel has found that nobody else has it.
-				m.Eventually(10*time.Second, "addresses are settled", func() bool { return m.Must("ip", "-6", "address", "show", "tentative") == "" })
+				m.Eventually("addresses are settled", func() bool { return m.Must("ip", "-6", "address", "show", "tentative") == "" })
 				stock, ours := m.Run("machinectl", command...), m.Run("machinectl-lite", command...)
 				if diff := cmp.Diff(comparable(stock.Stdout), comparable(ours.Stdout)); diff != "" {
 					t.Error(diff)
@@ -230,7 +230,7 @@ func TestMachinectlOurMachines(t *testing.T) {
 				t.Errorf("status %d: %s", result.Status, diff)
 			}
 			for _, unit := range []string{`nspawnd-my\x2dweb`, "nspawnd-lost"} {
-				m.Eventually(10*time.Second, unit+" is gone", func() bool { return m.Run("systemctl", "is-active", unit).Status != 0 })
+				m.Eventually(unit+" is gone", func() bool { return m.Run("systemctl", "is-active", unit).Status != 0 })
 			}
 			if got := m.Must("machinectl-lite"); got != "No machines.\n" {
 				t.Error(got)
@@ -243,7 +243,7 @@ func TestMachinectlTerminateOfOtherOrigin(t *testing.T) {
 	Suites(t, func(t *testing.T, m *Machine) {
 		startMachines(t, m)
 		m.Must("machinectl-lite", "terminate", "appc", "bootc")
-		m.Eventually(20*time.Second, "only ours is left", func() bool {
+		m.Eventually("only ours is left", func() bool {
 			return regexp.MustCompile(`^my-web \S+ nspawnd \S.*\n$`).MatchString(m.Must("machinectl", "list", "--no-legend"))
 		})
 	})

@@ -13,7 +13,7 @@ func TestNames(t *testing.T) {
 		m.Must("podman", "pull", "--quiet", redis)
 		m.must(`printf 'search host.example other.example\nnameserver 9.9.9.9\noptions ndots:3 edns0\n' > /etc/resolv.conf; printf '7.7.7.7 base\n' > /tmp/hosts`)
 		// Ours names the machine too, and is the host's file as it is; podman writes it anew.
-		const script = ` -c "grep -v myhost /etc/hosts 2>/dev/null | tr '\t' ' '; cat /etc/resolv.conf" 2>&1`
+		const script = ` -c "` + oneStream + `grep -v myhost /etc/hosts 2>/dev/null | tr '\t' ' '; cat /etc/resolv.conf" 2>&1`
 		for _, flags := range []string{
 			"", "--add-host foo:1.2.3.4 --add-host 'bar;baz:::1'", "--add-host registry.test:1.2.3.4", "--hosts-file /tmp/hosts", "--hosts-file none", "--hosts-file /tmp/hosts --add-host x:5.5.5.5",
 			"--no-hosts", "--dns 1.1.1.1 --dns 2.2.2.2", "--dns ::1,1.1.1.1", "--dns-search a.b --dns-search c.d", "--dns-search .", "--dns-option ndots:2 --dns-option rotate", "--dns none",

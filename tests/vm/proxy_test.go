@@ -2,7 +2,6 @@ package vm
 
 import (
 	"testing"
-	"time"
 )
 
 // registryAt starts one more registry with what is in that of Registry, under a name of its own, with more in its configuration. It gives the certificate
@@ -26,7 +25,7 @@ http:
     key: `+dir+`/key.pem
 `+more), 0o644)
 	m.must(`systemd-run --quiet --unit=lab-` + host + ` --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve ` + dir + `/config.yml`)
-	m.Eventually(10*time.Second, "the registry answers", func() bool {
+	m.Eventually("the registry answers", func() bool {
 		return m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+port).Status == 0
 	})
 	return authority
@@ -57,7 +56,7 @@ func TestProxy(t *testing.T) {
 			systemd-run --quiet --unit=lab-plain --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/plain.yml
 			systemd-run --quiet --unit=lab-web --property=Type=exec webserver site /srv/web /etc/lab/web/certificate.pem /etc/lab/web/key.pem
 			systemd-run --quiet --unit=lab-proxy --property=Type=exec webserver proxy user:s3cret 0`)
-		m.Eventually(10*time.Second, "the proxy answers", func() bool {
+		m.Eventually("the proxy answers", func() bool {
 			return m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/3128 4<>/dev/tcp/127.0.0.1/443 5<>/dev/tcp/127.0.0.1/5003").Status == 0
 		})
 		const (
@@ -115,7 +114,7 @@ func TestRegistryCertificates(t *testing.T) {
 		m.must(`echo 127.0.0.1 private.test mirror.test plain.test >> /etc/hosts
 			echo '{version: 0.1, storage: {filesystem: {rootdirectory: /var/tmp/registry}}, http: {addr: "127.0.0.1:5004"}}' > /etc/lab/plain.yml
 			systemd-run --quiet --unit=lab-plain --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/plain.yml`)
-		m.Eventually(10*time.Second, "the registry answers", func() bool {
+		m.Eventually("the registry answers", func() bool {
 			return m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/5004").Status == 0
 		})
 		const (

@@ -49,7 +49,7 @@ http:
 	// What update-ca-certificates does, in a hundredth of the time.
 	m.must("cat /usr/local/share/ca-certificates/lab.crt >> /etc/ssl/certs/ca-certificates.crt")
 	m.must(startRegistry)
-	m.Eventually(10*time.Second, "the registry answers", func() bool {
+	m.Eventually("the registry answers", func() bool {
 		return m.Run("curl", "--silent", "--fail", "https://"+RegistryAddress+"/v2/").Status == 0
 	})
 

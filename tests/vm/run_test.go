@@ -55,7 +55,7 @@ func (m *Machine) expect(t *testing.T, cases ...outcome) {
 // await is two shell functions: one that repeats a command until it succeeds, and one that waits for what a machine says. A machine
 // that runs is not yet one that handles signals.
 const await = `said() { await sh -c "journalctl -q -t $1 -o cat | grep -q '^$2'"; }
-await() { for _ in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; return 1; }
+await() { for _ in $(seq 600); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; return 1; }
 `
 
 func matches(got, want string) bool {
@@ -313,7 +313,7 @@ func dryRun(t *testing.T, m *Machine) {
 
 func detached(t *testing.T, m *Machine) {
 	m.expect(t, outcome{"nspawnd-run --detach --name web " + nginx, 0, "web\n", ""})
-	m.Eventually(10*time.Second, "nginx serves its page", func() bool {
+	m.Eventually("nginx serves its page", func() bool {
 		return strings.Contains(m.Run("curl", "-s", "http://localhost/").Stdout, "<h1>demo/nginx</h1>")
 	})
 	m.expect(t,
@@ -340,7 +340,7 @@ func detached(t *testing.T, m *Machine) {
 	)
 	// Redis runs as its own user with its volume.
 	m.Must("nspawnd-run", "-d", "--name", "cache", redis)
-	m.Eventually(10*time.Second, "redis answers", func() bool {
+	m.Eventually("redis answers", func() bool {
 		return m.Script(`exec 3<>/dev/tcp/127.0.0.1/6379; printf 'PING\r\n' >&3; timeout 1 head -c5 <&3`).Stdout == "+PONG"
 	})
 	m.expect(t, outcome{"machinectl terminate cache", 0, "", ""})
@@ -430,7 +430,7 @@ func restart(t *testing.T, m *Machine) {
 		"echo started >> /tmp/log; trap 'exit 0' TERM; while :; do sleep 1000 & wait; done")
 	count := func(want int) {
 		t.Helper()
-		m.Eventually(5*time.Second, fmt.Sprintf("%d starts in the writable layer", want), func() bool {
+		m.Eventually(fmt.Sprintf("%d starts in the writable layer", want), func() bool {
 			pid := strings.TrimSpace(m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep"))
 			return strings.Count(m.Run("cat", "/proc/"+pid+"/root/tmp/log").Stdout, "started") == want
 		})
@@ -438,7 +438,7 @@ func restart(t *testing.T, m *Machine) {
 	// machined knows the process that runs: with that of the start before, it would stop the service when it is started again itself (257).
 	registered := func() {
 		t.Helper()
-		m.Eventually(10*time.Second, "machined knows the process", func() bool {
+		m.Eventually("machined knows the process", func() bool {
 			return m.Must("systemctl", "show", "-P", "MainPID", "nspawnd-keep") == m.Run("machinectl", "show", "-P", "Leader", "keep").Stdout
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/creack/pty"
 )
@@ -17,7 +16,7 @@ func bootContainer(t *testing.T, m *Machine, name string, options string) {
 	if r.Status != 0 {
 		t.Fatal(r.Stderr)
 	}
-	m.Eventually(30*time.Second, name+" is up", func() bool {
+	m.Eventually(name+" is up", func() bool {
 		state := strings.TrimSpace(m.Run("systemctl", "--machine="+name, "is-system-running").Stdout)
 		return state == "running" || state == "degraded"
 	})
@@ -41,9 +40,10 @@ func TestShell(t *testing.T) {
 			t.Run(name, func(t *testing.T) { f(t, m.With(t)) })
 		}
 		test("as machinectl", func(t *testing.T, m *Machine) {
+			const size = `'while [ "$(stty size)" = "0 0" ]; do :; done; stty size'` // the terminal gets it while the command starts
 			for _, command := range []string{
-				"shell bootc /bin/echo 'a b' '$HOME' -x", "shell -q bootc /usr/bin/stty size", "shell -q bootc /usr/bin/tty", "shell nobody@bootc /usr/bin/id", "shell --uid=nobody bootc /usr/bin/id", "shell --uid=x nobody@bootc /usr/bin/id -un",
-				"shell -q -E A=b -E HOME bootc /bin/sh -c 'echo $A $TERM $COLORTERM $HOME $USER; pwd'", "shell bootc /bin/sh -c 'exit 3'", "shell .host /usr/bin/stty size", "shell -q games@ /usr/bin/id", "shell -q '' /usr/bin/id",
+				"shell bootc /bin/echo 'a b' '$HOME' -x", "shell -q bootc /bin/sh -c " + size, "shell -q bootc /usr/bin/tty", "shell nobody@bootc /usr/bin/id", "shell --uid=nobody bootc /usr/bin/id", "shell --uid=x nobody@bootc /usr/bin/id -un",
+				"shell -q -E A=b -E HOME bootc /bin/sh -c 'echo $A $TERM $COLORTERM $HOME $USER; pwd'", "shell bootc /bin/sh -c 'exit 3'", "shell .host /bin/sh -c " + size, "shell -q games@ /usr/bin/id", "shell -q '' /usr/bin/id",
 				"shell -q bootc /bin/sh -c 'printf half'",
 			} {
 				run := func(program string) string {
@@ -85,7 +85,6 @@ func TestShell(t *testing.T) {
 				s.saw(`/dev/pts/[0-9]+\r\n`)
 				s.saw(`> `)
 				s.controlsJobs()
-				s.saw(`> `)
 				s.say("exit 7\r")
 				s.saw(`exit\r\n`)
 				s.saw(`Connection to machine bootc terminated\.\r+\n`)
@@ -121,7 +120,9 @@ func TestShell(t *testing.T) {
 			s.say("\x1d\x1d\x1d")
 			s.ends(0)
 			// SIGTERM ends the connection, and leaves the terminal as it was.
-			s = m.session(t, "machinectl-lite shell bootc /bin/sleep 100 & await pgrep -f 'machinectl-lite shell bootc' > /dev/null; sleep 0.5; kill %1; wait %1")
+			s = m.session(t, "machinectl-lite shell bootc /bin/sleep 100")
+			m.raw("machinectl-lite")
+			m.Must("pkill", "-TERM", "-x", "machinectl-lite")
 			s.ends(1)
 		})
 		test("without systemd", func(t *testing.T, m *Machine) {
@@ -157,11 +158,8 @@ func (s *session) controlsJobs() {
 	s.saw(`\[1\]\+ +Running +sleep 100 &`)
 	s.say("fg\r")
 	s.saw(`sleep 100\r\n`)
-	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-	s.say("\x1a")
-	s.saw(`Stopped +sleep 100`)
+	s.press("\x1a", `Stopped +sleep 100`)
 	s.say("fg\r")
 	s.saw(`sleep 100\r\n`)
-	time.Sleep(200 * time.Millisecond) // the shell says it before it hands the terminal over
-	s.say(ctrlC)
+	s.press(ctrlC, `(?s)\^C.*> $`)
 }

@@ -3,7 +3,6 @@ package vm
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestSignatureAPI is a registry that has GPG signatures itself (X-Registry-Supports-Signatures), as OpenShift's does: skopeo signs through it,
@@ -24,7 +23,7 @@ func TestSignatureAPI(t *testing.T) {
 		m.WriteFile("/etc/containers/certs.d/"+host+"/ca.crt", authority, 0o644)
 		m.must(`echo 127.0.0.1 signatures.test >> /etc/hosts
 			systemd-run --quiet --unit=lab-signatures --property=Type=exec webserver signatures ` + host + ` https://` + RegistryAddress + ` /etc/lab/signatures/certificate.pem /etc/lab/signatures/key.pem`)
-		m.Eventually(10*time.Second, "the registry answers", func() bool {
+		m.Eventually("the registry answers", func() bool {
 			return m.Run("curl", "--silent", "--fail", "--insecure", "https://"+host+"/v2/").Status == 0
 		})
 		const (

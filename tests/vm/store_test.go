@@ -97,7 +97,7 @@ func (m *Machine) blobRequests() func() map[string]int {
 	m.helper()()
 	m.must(`systemctl stop lab-registry; sed -i 's/disabled: true/disabled: false/' /etc/lab/registry/config.yml
 		systemd-run --quiet --unit=lab-registry --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/registry/config.yml`)
-	m.Eventually(10*time.Second, "the registry answers", func() bool {
+	m.Eventually("the registry answers", func() bool {
 		return m.Run("curl", "--silent", "--fail", "https://"+RegistryAddress+"/v2/").Status == 0
 	})
 	request := regexp.MustCompile(`"GET /v2/\S+/blobs/(sha256:[0-9a-f]+) \S+" 200 `)

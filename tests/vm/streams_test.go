@@ -34,16 +34,24 @@ func (m *Machine) session(t *testing.T, command string) *session {
 // saw waits for what the regular expression describes.
 func (s *session) saw(pattern string) {
 	s.t.Helper()
-	re := regexp.MustCompile(pattern)
-	for range 1000 {
-		if at := re.FindStringIndex(s.shown()[s.read:]); at != nil {
-			s.read += at[1]
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	s.until(fmt.Sprintf("the terminal does not show %q", pattern), func() bool { return s.sees(regexp.MustCompile(pattern)) })
+}
+
+func (s *session) sees(pattern *regexp.Regexp) bool {
+	at := pattern.FindStringIndex(s.shown()[s.read:])
+	if at != nil {
+		s.read += at[1]
 	}
-	s.cmd.Process.Kill()
-	s.t.Fatalf("the terminal does not show %q: %q", pattern, s.shown()[s.read:])
+	return at != nil
+}
+
+// press types a key until the terminal shows its effect: a shell names a job before it hands the terminal over to it.
+func (s *session) press(key, pattern string) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("%q: the terminal does not show %q", key, pattern), func() bool {
+		s.say(key)
+		return within(300*time.Millisecond, func() bool { return s.sees(regexp.MustCompile(pattern)) })
+	})
 }
 
 // ends wants the command's status.
@@ -107,13 +115,10 @@ func TestStreams(t *testing.T) {
 			s.saw(`\[1\]\+ +Running +sleep 100 &`)
 			s.say("fg\r")
 			s.saw(`sleep 100\r\n`)
-			s.say("\x1a")
-			s.saw(`\[1\]\+ +Stopped +sleep 100`)
+			s.press("\x1a", `\[1\]\+ +Stopped +sleep 100`)
 			s.say("bg; kill %1; sleep 100\r")
 			s.saw(`sleep 100\r\n`)
-			time.Sleep(100 * time.Millisecond) // until it is in the foreground
-			s.say("\x03")
-			s.saw(`\^C`)
+			s.press(ctrlC, `(?s)\^C.*> $`)
 			s.say("echo $?; trap 'echo its \"own\" SIGINT' INT; kill -INT $$; exit 7\r")
 			s.saw(`130\r\n`)
 			s.saw(`its own SIGINT\r\n`)
@@ -203,17 +208,16 @@ func TestStreams(t *testing.T) {
 			s.saw(`\r42\r\n`)
 			s.say("\x10\r") // ctrl-p alone is passed on with what comes next: the line before
 			s.saw(`\r42\r\n`)
-			s.say("(sleep 1; echo later) &\r")
+			s.say("(until [ -e /left ]; do sleep 0.1; done; echo later) &\r")
 			s.saw(`\[1\]`)
 			s.say("\x10\x11")
 			s.ends(0)
 			m.expect(t,
 				outcome{"machinectl-lite list --no-legend", 0, "/^left +container nspawnd/", ""},
-				outcome{"said left '.*later'; journalctl -qu nspawnd-left -o cat | grep -c later; systemctl stop nspawnd-left", 0, "1\n", ""},
+				outcome{"touch /proc/$(systemctl show -P MainPID nspawnd-left)/root/left; said left '.*later'; journalctl -qu nspawnd-left -o cat | grep -c later; systemctl stop nspawnd-left", 0, "1\n", ""},
 			)
 			s = m.session(t, run("--name left --detach-keys ctrl-x,q", "sleep 1000"))
-			m.Eventually(5*time.Second, "it runs", func() bool { return m.Run("systemctl", "is-active", "-q", "nspawnd-left").Status == 0 })
-			time.Sleep(300 * time.Millisecond) // the terminal is raw then
+			m.raw("nspawnd-run")
 			s.say("\x18q")
 			s.ends(0)
 			m.Must("systemctl", "stop", "nspawnd-left")

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -65,14 +66,23 @@ func (d *dialog) shown() string {
 func (d *dialog) await(pattern string) {
 	d.t.Helper()
 	re := regexp.MustCompile(pattern)
-	for range 1000 {
-		if re.MatchString(d.shown()) {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	d.until(fmt.Sprintf("the terminal does not show %q", pattern), func() bool { return re.MatchString(d.shown()) })
+}
+
+func (d *dialog) until(what string, f func() bool) {
+	d.t.Helper()
+	if !within(patience, f) {
+		d.cmd.Process.Kill()
+		d.t.Fatalf("%s: %q", what, d.shown())
 	}
-	d.cmd.Process.Kill()
-	d.t.Fatalf("the terminal does not show %q: %q", pattern, d.shown())
+}
+
+// raw waits until a program of the lab has its terminal in raw mode: keys are no signals then, nor echoed.
+func (m *Machine) raw(program string) {
+	m.helper()()
+	m.Eventually(program+" has its terminal in raw mode", func() bool {
+		return m.Script("stty -a -F /proc/$(pgrep -n -x "+program+")/fd/0 | grep -q -e -icanon").Status == 0
+	})
 }
 
 func (d *dialog) say(s string) {
@@ -152,7 +162,7 @@ func TestPullProgress(t *testing.T) {
 		names := m.sharedImages(1)
 		m.Copy(webserver, "/usr/local/bin/webserver")
 		m.must(`systemd-run --quiet --unit=lab-proxy --property=Type=exec webserver proxy x:x 1000000`)
-		m.Eventually(10*time.Second, "the proxy answers", func() bool {
+		m.Eventually("the proxy answers", func() bool {
 			return m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/3128").Status == 0
 		})
 		const (

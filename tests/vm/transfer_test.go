@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // transferMessages makes what importctl and machinectl-lite write comparable: in 257 importctl draws its progress in a pipe, too; what is fetched at the same time comes in any order, and when
@@ -30,7 +29,7 @@ func (m *Machine) startFileServer(t *testing.T) {
 	t.Helper()
 	m.Copy(buildCommand(t, "./webserver"), "/usr/local/bin/webserver")
 	m.must(`mkdir -p /srv/web; systemd-run --quiet --unit=lab-web --property=Type=exec webserver files /srv/web 40000`)
-	m.Eventually(10*time.Second, "the server answers", func() bool { return m.Run("curl", "--silent", "--fail", "http://127.0.0.1/").Status == 0 })
+	m.Eventually("the server answers", func() bool { return m.Run("curl", "--silent", "--fail", "http://127.0.0.1/").Status == 0 })
 }
 
 // TestTransfers compares downloads, imports and exports of images by systemd-importd with importctl's and machinectl's.
@@ -200,7 +199,7 @@ func TestTransferList(t *testing.T) {
 		)
 		m.must(`systemd-run -q --unit=one machinectl-lite pull-raw ` + slow + `big.raw slow
 			systemd-run -q --unit=two sh -c 'mkfifo /tmp/fifo; exec machinectl-lite import-tar - "from pipe" 0<> /tmp/fifo'`)
-		m.Eventually(20*time.Second, "both transfers are there", func() bool {
+		m.Eventually("both transfers are there", func() bool {
 			return regexp.MustCompile(`(?s)-.*from pipe.*[1-9]%.*slow`).MatchString(m.Run("importctl", "-m", "list-transfers").Stdout)
 		})
 		for _, options := range []string{"", " --no-legend", " --json=short", " --json=pretty", " -j"} {
@@ -293,7 +292,7 @@ func TestTransferList(t *testing.T) {
 
 		// Others can send signals, too.
 		m.must("systemd-run -q --unit=three machinectl-lite pull-raw " + slow + "big.raw spoofed")
-		m.Eventually(10*time.Second, "the transfer is there", func() bool { return strings.Contains(m.Run("importctl", "list-transfers").Stdout, "spoofed") })
+		m.Eventually("the transfer is there", func() bool { return strings.Contains(m.Run("importctl", "list-transfers").Stdout, "spoofed") })
 		m.expect(t,
 			outcome{`name=$(busctl list --json=short | jq -r '.[] | select(.process == "machinectl-lite") | .name'); id=$(machinectl-lite list-transfers --json=short | jq .[0].id)
 				busctl emit --destination=$name /org/freedesktop/import1 org.freedesktop.import1.Manager TransferRemoved uos $id /org/freedesktop/import1/transfer/_$id done
