@@ -148,7 +148,7 @@ func (l *leader) executed() (bool, error) {
 func (l *leader) hostUID(uid uint32) (uint32, error) {
 	text, err := l.read("uid_map")
 	if err != nil {
-		return 0, err
+		return 0, ofFirst(err)
 	}
 	outside, mapped := units.Outside(units.ParseIDMap(text), uid)
 	if !mapped {

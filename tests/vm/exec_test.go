@@ -77,7 +77,7 @@ b' one tiny env | grep -E -A1 '^(a.b|Q|N|FROM)='`, 0, "FROM=tiny\nHOME=/\n--\nN=
 
 func execTerminal(t *testing.T, m *Machine) {
 	m.Must("nspawnd-run", "-d", "--name", "tty", shellImage, "sleep", "infinity")
-	defer m.Script("machinectl-lite kill -s KILL tty; systemctl reset-failed nspawnd-tty")
+	defer m.Script(await + "machinectl-lite kill -s KILL tty; await systemctl is-failed -q nspawnd-tty; systemctl reset-failed nspawnd-tty")
 	s := m.session(t, "machinectl-lite exec tty sh -c 'tty; stty size; echo $TERM; tty <&2; tty < /dev/tty; exit 5'")
 	s.saw(`/dev/pts/0\r\n24 100\r\nxterm-256color\r\n/dev/pts/0\r\n/dev/(tty|pts/0)\r\n`)
 	s.ends(5)

@@ -52,7 +52,7 @@ func TestFiles(t *testing.T) {
 			outcome{"machinectl-lite bind nosuch /etc/hosts", 1, "", "machinectl-lite: could not bind mount: nosuch: No machine 'nosuch' known\n"},
 			outcome{"machinectl-lite bind web", 1, "", "/^machinectl-lite: bind wants a machine, a source and at most one target/"},
 			// What is bound goes with the machine.
-			outcome{"machinectl-lite bind --mkdir web /srv/files /mnt/last; machinectl kill -s KILL bootc; machinectl-lite kill -s KILL web; systemctl reset-failed nspawnd-web; ls /srv/files/big", 0, "/srv/files/big\n", ""},
+			outcome{"machinectl-lite bind --mkdir web /srv/files /mnt/last; machinectl kill -s KILL bootc; machinectl-lite kill -s KILL web; await systemctl is-failed -q nspawnd-web; systemctl reset-failed nspawnd-web; ls /srv/files/big", 0, "/srv/files/big\n", ""},
 		)
 		m.nothingLeft(t)
 	})

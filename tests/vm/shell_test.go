@@ -145,8 +145,7 @@ func TestShell(t *testing.T) {
 			shell.saw(`Connection to machine bootc terminated\.`)
 			shell.ends(0)
 		})
-		m.Must("machinectl-lite", "kill", "-s", "KILL", "web")
-		m.Script("systemctl reset-failed nspawnd-web")
+		m.must(await + "machinectl-lite kill -s KILL web; await systemctl is-failed -q nspawnd-web; systemctl reset-failed nspawnd-web")
 		m.nothingLeft(t)
 	})
 }
