@@ -40,9 +40,9 @@ func TestControl(t *testing.T) {
 			outcome{"machinectl-lite logs a b", 1, "", "machinectl-lite: logs: one machine at a time\n"},
 
 			// Somebody else's: machined is asked, as by machinectl.
-			outcome{`systemd-run -q --unit=other sh -c 'trap "echo asked to power off" RTMIN+4; trap "echo asked to reboot" INT; trap "echo hung up" HUP; while :; do sleep 0.1; done'
+			outcome{`systemd-run -q --unit=other sh -c 'trap "echo asked to power off" RTMIN+4; trap "echo asked to reboot" INT; trap "echo hung up" HUP; echo ready; while :; do sleep 0.1; done'
 				busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' > /dev/null
-				sleep 0.3; machinectl-lite kill -s HUP --kill-whom=leader other; await sh -c 'machinectl-lite logs other | grep -q "hung up"'
+				await sh -c 'machinectl-lite logs other | grep -q ready'; machinectl-lite kill -s HUP --kill-whom=leader other; await sh -c 'machinectl-lite logs other | grep -q "hung up"'
 				machinectl-lite restart other; await sh -c 'machinectl-lite logs other | grep -q "asked to reboot"'; machinectl-lite stop other; await sh -c 'machinectl-lite logs other | grep -q "asked to power off"'
 				machinectl-lite pause other; systemctl show -P FreezerState other; machinectl-lite resume other
 				machinectl-lite wait other & sleep 2; machinectl-lite kill -s KILL other; wait $!`, 0, "frozen\n", ""},

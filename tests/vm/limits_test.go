@@ -19,26 +19,26 @@ func TestLimits(t *testing.T) {
 		echo '{"version": 0.1, "storage": {"filesystem": {"rootdirectory": "/var/tmp/registry"}}, "http": {"addr": "127.0.0.1:5000"}}' > /tmp/registry.yml
 		systemd-run --quiet --unit=registry --property=Type=exec --setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /tmp/registry.yml
 		printf '[[registry]]\nlocation = "localhost:5000"\ninsecure = true\n' > /etc/containers/registries.conf.d/lab.conf
-		for _ in $(seq 100); do curl -sf http://localhost:5000/v2/ && break; sleep 0.2; done > /dev/null
+		for _ in $(seq 300); do curl -sf http://localhost:5000/v2/ && break; sleep 0.2; done > /dev/null
 		skopeo --insecure-policy copy -q --dest-tls-verify=false oci:/images:tiny docker://localhost:5000/tiny
 		machinectl-lite pull-oci -q --insecure-options=image localhost:5000/tiny > /dev/null
 
 		machinectl-lite events --filter type=machine > /tmp/events & watcher=$!
-		for _ in $(seq 50); do ls -l /proc/$watcher/fd | grep -q inotify && break; sleep 0.2; done; sleep 1
+		for _ in $(seq 300); do ls -l /proc/$watcher/fd | grep -q inotify && break; sleep 0.2; done; sleep 1
 		nspawnd-run --name hog --memory 64M localhost:5000/tiny hog 256 || echo "hog: $?"
 		journalctl -q -k -o cat | grep -c 'Killed process.*tiny'
 		nspawnd-run --memory 64M localhost:5000/tiny hog 16 && echo "hog fits"
 		nspawnd-run --pids-limit 20 localhost:5000/tiny forks 100 || echo "forks: $?"
 
 		nspawnd-run -d --keep --name gone --memory 64M localhost:5000/tiny hog 256 > /dev/null
-		for _ in $(seq 50); do systemctl is-failed -q nspawnd-gone && break; sleep 0.2; done
+		for _ in $(seq 300); do systemctl is-failed -q nspawnd-gone && break; sleep 0.2; done
 		machinectl-lite status gone 2> /dev/null | sed -n 's/.*Status: //p'; systemctl reset-failed nspawnd-gone
 		machinectl-lite status gone 2> /dev/null | sed -n 's/.*Status: //p'; machinectl-lite remove-machine gone
 
 		# One machine has ended by it, another goes on.
 		nspawnd-run -d --name live --memory 64M localhost:5000/tiny trap
 		machinectl-lite exec live tiny hog 256 || echo "exec: $?"
-		for _ in $(seq 50); do grep -q 'oom live' /tmp/events && break; sleep 0.2; done
+		for _ in $(seq 300); do grep -q 'oom live' /tmp/events && break; sleep 0.2; done
 		kill $watcher; wait $watcher
 		sed -n '/ hog \| live /s/.* machine \(.*\) image=.*/\1/p' /tmp/events
 		cat /sys/fs/cgroup/machine.slice/nspawnd-live.service/memory.max
@@ -71,7 +71,7 @@ func TestLimits(t *testing.T) {
 		nspawnd-run -v data:/v -v /etc:/e:O,noexec -v /own --mount type=image,src=localhost:5000/tiny,dst=/i localhost:5000/tiny write /v/x kept
 		nspawnd-run -v data:/v:ro localhost:5000/tiny read /v/x
 
-		for _ in $(seq 50); do systemctl is-system-running --quiet && break; sleep 0.2; done # the last machine's units go
+		for _ in $(seq 300); do systemctl is-system-running --quiet && break; sleep 0.2; done # the last machine's units go
 		systemctl is-system-running
 	`, map[string]string{"/images": layout})
 	t.Logf("%s: %s", Trixie, result.Duration)

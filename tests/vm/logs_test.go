@@ -69,7 +69,7 @@ func TestLogs(t *testing.T) {
 				systemctl stop nspawnd-n$n
 			done
 			for n in $(seq 8); do
-				for _ in $(seq 200); do systemctl is-active -q nspawnd-n$n-log || break; sleep 0.1; done
+				for _ in $(seq 600); do systemctl is-active -q nspawnd-n$n-log || break; sleep 0.1; done
 			done
 			journalctl --sync
 			for n in $(seq 8); do

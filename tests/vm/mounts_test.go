@@ -103,7 +103,7 @@ func TestMounts(t *testing.T) {
 
 			// What stays over a restart, and what does not; the volume's files stay when the machine is gone.
 			outcome{stay("stay", "-v data:/d -v /own -v /srv/v:/m:noexec,O --tmpfs /t") + `inside sh -c "touch /d/x /own/x /m/x /t/x"; systemctl restart nspawnd-stay
-				for _ in $(seq 100); do [ $(inside cat /log | wc -l) = 2 ] && break; sleep 0.1; done; inside ls /d /own /m /t; inside findmnt -no VFS-OPTIONS /m` + end + "; ls /srv/v", 0,
+				for _ in $(seq 600); do [ $(inside cat /log | wc -l) = 2 ] && break; sleep 0.1; done; inside ls /d /own /m /t; inside findmnt -no VFS-OPTIONS /m` + end + "; ls /srv/v", 0,
 				"/d:\nx\n\n/m:\nsub\nx\n\n/own:\nx\n\n/t:\nrw,noexec,relatime\nsub\n", ""},
 			outcome{in("-v data:/d", "ls /d"), 0, "x\n", ""},
 			outcome{in("-v data:/d:ro --mount type=volume,src=data,dst=/e,subpath=../../x", "touch /d/y"), 1, "", "/Read-only file system/"},

@@ -68,7 +68,7 @@ http:
 // startRegistry starts the registry, also again.
 const startRegistry = `systemd-run --quiet --unit=lab-registry --property=Type=exec --description="The test images' registry" \
 	--setenv=OTEL_TRACES_EXPORTER=none docker-registry serve /etc/lab/registry/config.yml
-	for _ in $(seq 100); do curl --silent --fail --output /dev/null https://registry.test:5000/v2/ && break; sleep 0.1; done
+	for _ in $(seq 600); do curl --silent --fail --output /dev/null https://registry.test:5000/v2/ && break; sleep 0.1; done
 `
 
 // must runs a shell script in the lab and fails the test if that fails.

@@ -357,7 +357,7 @@ func TestDiskFullOtherwise(t *testing.T) {
 			find filler -type f -delete; rm -f blocks
 			lite pull-aci -q --insecure-options=image /tmp/x.aci > /dev/null 2>&1
 			nspawnd-run --root=/mnt/disk/store --pull=never app.test/x true
-			cd /; for _ in $(seq 100); do umount /mnt/disk 2>/dev/null && break; sleep 0.05; done # the companion may be at it still
+			cd /; for _ in $(seq 600); do umount /mnt/disk 2>/dev/null && break; sleep 0.05; done # the companion may be at it still
 			rm /var/lib/nspawnd/disk
 		`)
 		if result.Status != 0 || result.Stdout != "" {
