@@ -102,7 +102,7 @@ func (c *Client) Terminate(ctx context.Context, name string) error {
 	return c.call(ctx, "TerminateMachine", []any{name})
 }
 
-// Kill sends a signal to a machine's "leader" or to "all" its processes.
+// Kill sends a signal to a machine's "leader", to "all" its processes or, with newer systemd (262; not 257), to its "supervisor", such as systemd-nspawn.
 func (c *Client) Kill(ctx context.Context, name, whom string, signal int32) error {
 	return c.call(ctx, "KillMachine", []any{name, whom, signal})
 }

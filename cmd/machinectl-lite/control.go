@@ -34,7 +34,7 @@ func killCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--signal: %w", err)
 			}
-			if err := oneOf(new(string), whom, []string{"leader", "all"}); err != nil {
+			if err := oneOf(new(string), whom, []string{"leader", "supervisor", "all"}); err != nil {
 				return fmt.Errorf("--kill-whom: %w", err)
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
@@ -45,7 +45,7 @@ func killCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&whom, "kill-whom", "all", "Send it to the `leader` or to all processes")
+	cmd.Flags().StringVar(&whom, "kill-whom", "all", "Send it to the `leader`, to the process that supervises it (supervisor; systemd 262) or to all processes")
 	cmd.Flags().StringVarP(&number, "signal", "s", "TERM", "Send this `signal`, by name or number")
 	return cmd
 }
@@ -165,10 +165,10 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 	return cmd
 }
 
-// kill sends a signal to a machine's leader or to all of its processes.
+// kill sends a signal to a machine's leader, to what machined knows as its supervisor, or to all of its processes.
 func (h *host) kill(ctx context.Context, name, whom string, signal int32) error {
 	err := h.machined.Kill(ctx, name, whom, signal)
-	if unknown(err) {
+	if unknown(err) && whom != "supervisor" {
 		if unit, runs := h.systemd.MachineUnit(ctx, name); runs {
 			err = h.systemd.Kill(ctx, unit.Name, whom == "all", signal)
 		}

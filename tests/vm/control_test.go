@@ -36,7 +36,7 @@ func TestControl(t *testing.T) {
 			outcome{"machinectl-lite wait nosuch", 1, "", "machinectl-lite: could not wait for machine: No machine 'nosuch' known\n"},
 			outcome{"machinectl-lite wait --condition=gone nosuch", 1, "", "/--condition: \"gone\" is not one of stopped, running, healthy\n$/"},
 			outcome{"machinectl-lite kill -s NOPE nosuch", 1, "", "machinectl-lite: --signal: \"NOPE\" is not a signal\n"},
-			outcome{"machinectl-lite kill --kill-whom=some nosuch", 1, "", "/--kill-whom: must be one of leader, all\n$/"},
+			outcome{"machinectl-lite kill --kill-whom=some nosuch", 1, "", "/--kill-whom: must be one of leader, supervisor, all\n$/"},
 			outcome{"machinectl-lite logs a b", 1, "", "machinectl-lite: logs: one machine at a time\n"},
 
 			// Somebody else's: machined is asked, as by machinectl.
@@ -44,8 +44,9 @@ func TestControl(t *testing.T) {
 				busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager RegisterMachine sayssus other 0 '' container $(systemctl show -P MainPID other) '' > /dev/null
 				await sh -c 'machinectl-lite logs other | grep -q ready'; machinectl-lite kill -s HUP --kill-whom=leader other; await sh -c 'machinectl-lite logs other | grep -q "hung up"'
 				machinectl-lite restart other; await sh -c 'machinectl-lite logs other | grep -q "asked to reboot"'; machinectl-lite stop other; await sh -c 'machinectl-lite logs other | grep -q "asked to power off"'
+				for program in machinectl machinectl-lite; do $program kill --kill-whom=supervisor other 2>&1 | sed 's/.*: //'; done | uniq | grep -c 'No such process\|Invalid kill parameter'
 				machinectl-lite pause other; systemctl show -P FreezerState other; machinectl-lite resume other
-				machinectl-lite wait other & sleep 2; machinectl-lite kill -s KILL other; wait $!`, 0, "frozen\n", ""},
+				machinectl-lite wait other & sleep 2; machinectl-lite kill -s KILL other; wait $!`, 0, "1\nfrozen\n", ""},
 		)
 		m.nothingLeft(t)
 	})
