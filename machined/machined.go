@@ -34,10 +34,11 @@ const (
 type Client struct {
 	conn    *dbus.Conn
 	Timeout time.Duration // of a call
+	Runtime string        // directory of the sockets of the same systemd: /run, or a user's $XDG_RUNTIME_DIR; "": they are out of reach
 }
 
 // New gives a client that uses conn, a connection of the system bus.
-func New(conn *dbus.Conn) *Client { return &Client{conn, callTimeout} }
+func New(conn *dbus.Conn) *Client { return &Client{conn: conn, Timeout: callTimeout} }
 
 // The reasons of machine1 by which a caller decides. errors.Is tells them; the error's text is what machined said.
 var (

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"nspawnd/dbus"
+	"nspawnd/machined"
 	"nspawnd/units"
 )
 
@@ -93,7 +95,7 @@ reboot, as by machinectl, which is not waited for.`,
 				if ours {
 					err = host.systemd.Restart(cmd.Context(), unit.Name)
 				} else {
-					err = host.machined.Kill(cmd.Context(), name, "leader", signalReboot)
+					err = host.instance(cmd.Context(), name, "Reboot", func() error { return host.machined.Kill(cmd.Context(), name, "leader", signalReboot) })
 				}
 				if err != nil {
 					return fmt.Errorf("could not restart machine: %w", err)
@@ -105,27 +107,30 @@ reboot, as by machinectl, which is not waited for.`,
 }
 
 func pauseCommand() *cobra.Command {
-	return freezeCommand("pause", "Stop all processes of machines for a while",
+	return freezeCommand("pause", "Pause", "Stop all processes of machines for a while",
 		"Freeze the control groups of machines: no process in them runs any more, and none can notice. See resume.",
 		"  machinectl-lite pause web\n  machinectl-lite resume web", (*dbus.Conn).Freeze)
 }
 
 func resumeCommand() *cobra.Command {
-	return freezeCommand("resume", "Let paused machines go on", "Thaw what pause has frozen.", "  machinectl-lite resume web", (*dbus.Conn).Thaw)
+	return freezeCommand("resume", "Resume", "Let paused machines go on", "Thaw what pause has frozen.", "  machinectl-lite resume web", (*dbus.Conn).Thaw)
 }
 
-// freezeCommand does something with the control group of machines of any origin, by their units.
-func freezeCommand(verb, short, long, example string, do func(c *dbus.Conn, ctx context.Context, unit string) error) *cobra.Command {
+// freezeCommand does something with the control group of machines of any origin, by their units, or by a method of what runs them.
+func freezeCommand(verb, method, short, long, example string, do func(c *dbus.Conn, ctx context.Context, unit string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " NAME...", Short: short, Long: long, Example: example,
 		Args:              machineNames,
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				unit, err := host.unitOf(cmd.Context(), name)
-				if err == nil {
-					err = do(host.systemd, cmd.Context(), unit.Name)
-				}
+				err := host.instance(cmd.Context(), name, method, func() error {
+					unit, err := host.unitOf(cmd.Context(), name)
+					if err == nil {
+						err = do(host.systemd, cmd.Context(), unit.Name)
+					}
+					return err
+				})
 				if err != nil {
 					return fmt.Errorf("could not %s machine: %w", verb, err)
 				}
@@ -180,13 +185,41 @@ func (h *host) kill(ctx context.Context, name, whom string, signal int32) error 
 func (h *host) stop(ctx context.Context, name string, timeout int) error {
 	unit, ours := h.systemd.MachineUnit(ctx, name)
 	if !ours {
-		return h.machined.Kill(ctx, name, "leader", signalPowerOff)
+		return h.powerOff(ctx, name)
 	}
 	if timeout >= 0 {
 		late := time.AfterFunc(time.Duration(timeout)*time.Second, func() { _ = h.systemd.Kill(ctx, unit.Name, false, int32(unix.SIGKILL)) }) // the others go with it
 		defer late.Stop()
 	}
 	return h.systemd.Stop(ctx, unit.Name)
+}
+
+// powerOff asks what is booted in a machine to power off, and does not wait for it.
+func (h *host) powerOff(ctx context.Context, name string) error {
+	return h.instance(ctx, name, "PowerOff", func() error { return h.machined.Kill(ctx, name, "leader", signalPowerOff) })
+}
+
+// instance has what runs a machine do something with it or, where nothing does but the kernel, does something else.
+func (h *host) instance(ctx context.Context, name, method string, otherwise func() error) error {
+	if h.elsewhere {
+		// Its socket is on its own host.
+		const first = 261
+		properties, err := h.machined.Get(ctx, name)
+		version, versionErr := h.systemd.Version(ctx)
+		if err == nil && properties.Service == "systemd-vmspawn" && (versionErr != nil || version >= first) {
+			return fmt.Errorf("%s: systemd-vmspawn, from %d on, is asked on its own host alone; there: %smachinectl %s %[1]s", name, first, options.host.ssh("-t "), strings.ToLower(method))
+		}
+	}
+	if err := h.machined.Instance(ctx, name, method, nil); !errors.Is(err, machined.ErrNoInstance) {
+		return err
+	}
+	return otherwise()
+}
+
+// suspended says whether what runs a virtual machine has paused it, which its control group does not show.
+func (h *host) suspended(ctx context.Context, name, class string) bool {
+	var instance struct{ Status string }
+	return class == "vm" && !h.elsewhere && h.machined.Instance(ctx, name, "Describe", &instance) == nil && instance.Status == "paused"
 }
 
 // unitOf gives the unit that a machine is in.

@@ -26,6 +26,12 @@ type host struct {
 
 func newHost(conn *dbus.Conn, elsewhere bool) *host {
 	h := &host{machined.New(conn.Bus), conn, elsewhere}
+	switch {
+	case options.user:
+		h.machined.Runtime = os.Getenv("XDG_RUNTIME_DIR")
+	case !elsewhere:
+		h.machined.Runtime = "/run"
+	}
 	if agentRuns {
 		h.machined.Timeout = typingTimeout
 	}

@@ -36,7 +36,7 @@ func disableCommand() *cobra.Command {
 			return c.Disable(ctx, names...)
 		},
 		func(host *host, ctx context.Context, _ runner, name string) error {
-			err := host.machined.Kill(ctx, name, "leader", signalPowerOff)
+			err := host.powerOff(ctx, name)
 			if errors.Is(err, machined.ErrNoSuchMachine) || errors.Is(err, syscall.ESRCH) { // it does not run
 				return nil
 			}

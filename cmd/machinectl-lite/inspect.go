@@ -20,6 +20,7 @@ import (
 
 	"nspawnd/cmd/internal/machinedir"
 	"nspawnd/image"
+	"nspawnd/machined"
 	"nspawnd/units"
 )
 
@@ -167,12 +168,17 @@ func (h *host) inspect(ctx context.Context, name string) (machineInspection, err
 	if s.health.State != "" {
 		m.Health = &inspectedHealth{s.health.State, s.health.Streak, s.health.Time, s.health.Result, s.health.Output}
 	}
-	m.Mounts = mountsOf(s.Leader)
+	if s.Class == machined.OwnClass { // a virtual machine's first process sees the host's
+		m.Mounts = mountsOf(s.Leader)
+	}
 	if s.Unit == "" {
 		return m, nil
 	}
 	if properties, err := h.systemd.Properties(ctx, s.Unit); err == nil {
 		m.setUnit(properties)
+	}
+	if h.suspended(ctx, name, s.Class) {
+		m.State = "paused"
 	}
 	if units.MachineOf(s.Unit) != name {
 		return m, nil

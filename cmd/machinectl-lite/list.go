@@ -63,6 +63,9 @@ func (h *host) widen(ctx context.Context, machines []machine, t *table) {
 				state, image = unitState(unit.ActiveState, unit.Frozen), unitImage(unit.Description, m.Name)
 			} else if properties, err := h.machined.Get(ctx, m.Name); err == nil {
 				state = properties.State
+				if unit, err := h.systemd.Unit(ctx, properties.Unit); err == nil && unit.Frozen || h.suspended(ctx, m.Name, properties.Class) {
+					state = "paused"
+				}
 			}
 			t.rows[i] = append(slices.Clone(t.rows[i]), state, image)
 			return nil

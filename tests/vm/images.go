@@ -101,9 +101,15 @@ func (m *Machine) Images() string {
 	if err != nil {
 		m.fatalf("%w", err)
 	}
-	relative, err := filepath.Rel(CacheDir(), layout)
+	return m.inCache(layout)
+}
+
+// inCache is the path in the lab of what is in the host's cache.
+func (m *Machine) inCache(path string) string {
+	m.helper()()
+	relative, err := filepath.Rel(CacheDir(), path)
 	if err != nil {
-		m.fatalf("the images are not in the cache: %w", err)
+		m.fatalf("not in the cache: %w", err)
 	}
 	return filepath.Join(labCache, relative)
 }

@@ -105,7 +105,7 @@ func rootName(suite Suite) (string, error) {
 	return fmt.Sprintf("root-%s-%s", suite, key), err
 }
 
-// Build builds what labs and VMs of the suites are made from, and the test images, side by side: all that the cache doesn't have.
+// Build builds what labs and VMs of the suites are made from, the test images and an emulator, side by side: all that the cache doesn't have.
 func Build(suites []Suite, log io.Writer) error {
 	log = &serialized{to: log}
 	var group errgroup.Group
@@ -117,6 +117,10 @@ func Build(suites []Suite, log io.Writer) error {
 	}
 	group.Go(func() error {
 		_, err := Images(log)
+		return err
+	})
+	group.Go(func() error {
+		_, err := emulator(Forky, log)
 		return err
 	})
 	return group.Wait()
@@ -138,7 +142,7 @@ func (s *serialized) Write(data []byte) (int, error) {
 func Prune(log io.Writer) error {
 	current := map[string]bool{}
 	for _, suite := range AllSuites {
-		for _, name := range []func(Suite) (string, error){rootName, vmName} {
+		for _, name := range []func(Suite) (string, error){rootName, vmName, emulatorName} {
 			entry, err := name(suite)
 			if err != nil {
 				return err
@@ -157,7 +161,7 @@ func Prune(log io.Writer) error {
 	}
 	for _, entry := range entries {
 		kind, _, _ := strings.Cut(entry.Name(), "-")
-		if current[entry.Name()] || !slices.Contains([]string{"root", "vm", "images"}, kind) {
+		if current[entry.Name()] || !slices.Contains([]string{"root", "vm", "images", "qemu"}, kind) {
 			continue // needed, or not ours
 		}
 		path := filepath.Join(CacheDir(), entry.Name())
