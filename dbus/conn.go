@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"nspawnd/internal/bussender"
 	"nspawnd/units"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -24,6 +25,7 @@ import (
 type Conn struct {
 	Bus     *dbus.Conn // for other services on the same bus
 	systemd *systemd.Conn
+	owner   *bussender.Owner // of the manager's name
 	// Subscribe has the manager send signals to this connection; one call serves all who need them. What is to be fast has it called early, by a
 	// goroutine: it takes a millisecond.
 	Subscribe func() error
@@ -74,12 +76,13 @@ func withManager(bus *dbus.Conn) (*Conn, error) {
 		bus.Close()
 		return nil, fmt.Errorf("connecting to systemd: %w", err)
 	}
-	c := &Conn{Bus: bus, systemd: manager}
+	c := &Conn{Bus: bus, systemd: manager, owner: bussender.Of(bus, managerName)}
 	c.Subscribe = sync.OnceValue(func() error { return c.subscribe(bus.Context()) })
 	return c, nil
 }
 
 func (c *Conn) subscribe(ctx context.Context) error {
+	c.owner.Ask(ctx)
 	err := c.manager().CallWithContext(ctx, managerInterface+".Subscribe", 0).Err
 	if isError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
 		return nil
@@ -156,11 +159,6 @@ var ErrNameTaken = errors.New("name taken")
 func isError(err error, name string) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == name
-}
-
-// Denied says whether a call failed because who makes it may not.
-func Denied(err error) bool {
-	return isError(err, "org.freedesktop.DBus.Error.AccessDenied") || isError(err, "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired")
 }
 
 // rootAlone says in a few words that the bus itself lets only root call, as it does on 257 what came late to it.

@@ -44,10 +44,15 @@ func ConnectContainer(ctx context.Context, root *os.File, uid uint32) (*Conn, er
 	if err := greet(bus, dbus.AuthExternal("0")); err != nil {
 		return nil, fmt.Errorf("its system bus: %w", err)
 	}
-	if err := socket.SetDeadline(time.Time{}); err != nil {
+	c, err := withManager(bus)
+	if err != nil {
 		return nil, err
 	}
-	return withManager(bus)
+	if err := socket.SetDeadline(time.Time{}); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // dialAs connects to a socket as a user.

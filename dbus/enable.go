@@ -39,7 +39,7 @@ func (c *Conn) Disable(ctx context.Context, names ...string) (changes []Change, 
 
 // StartUnit starts a unit that is not a machine of ours, and waits until it runs.
 func (c *Conn) StartUnit(ctx context.Context, unit string) error {
-	result, err := awaitJob(ctx, c.systemd.StartUnitContext, unit)
+	result, err := c.awaitJob(ctx, c.systemd.StartUnitContext, unit)
 	switch {
 	case err != nil:
 		return fmt.Errorf("starting %s: %w", unit, err)

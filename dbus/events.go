@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"nspawnd/internal/bussender"
 	"nspawnd/units"
 
 	"github.com/godbus/dbus/v5"
@@ -54,19 +55,27 @@ func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Ev
 	if err := c.subscribe(setup); err != nil {
 		return fmt.Errorf("following machines: %w", err)
 	}
-	now, err := c.Machines(setup)
+	now, _, err := c.Machines(setup)
 	if err != nil {
 		return err
 	}
 	f := &follower{running: running, tell: tell, since: uint64(since.Nano() / 1000), ended: map[string]uint64{}, gone: func(unit string) bool { return !c.loaded(ctx, unit) }}
 	f.compare(now)
+	registry := bussender.Of(c.Bus, machinedName)
 	for {
 		select {
 		case signal, open := <-signals:
 			if !open {
 				return ErrBusGone
 			}
-			f.apply(signal)
+			switch {
+			case strings.HasPrefix(signal.Name, machinedInterface+"."):
+				if registry.Sent(ctx, signal) {
+					f.apply(signal)
+				}
+			case strings.HasPrefix(string(signal.Path), managerPath) && c.owner.Sent(ctx, signal):
+				f.apply(signal)
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -101,6 +110,9 @@ func (f *follower) compare(names []string) {
 }
 
 func (f *follower) apply(signal *dbus.Signal) {
+	if len(signal.Body) == 0 {
+		return
+	}
 	switch signal.Name {
 	case machinedInterface + ".MachineNew", machinedInterface + ".MachineRemoved":
 		name, _ := signal.Body[0].(string)

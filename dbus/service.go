@@ -15,13 +15,13 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Service is a running service that this connection started.
+// Service is a running service that this connection started, or follows.
 type Service struct {
 	Name    string
 	conn    atomic.Pointer[Conn] // another one after the bus was restarted
 	signals chan *dbus.Signal
 	state   state
-	again   bool // Restart= may start it again after it has ended
+	again   atomic.Bool // Restart= may start it again after it has ended
 }
 
 // state is what the manager's signals have told about a service so far.
@@ -52,7 +52,8 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 	}
 
 	restart, _ := set.Main.Get("Restart").(string)
-	s := &Service{Name: set.Main.Name, again: restart != "" && restart != "no"}
+	s := &Service{Name: set.Main.Name}
+	s.again.Store(restart != "" && restart != "no")
 	if err := s.follow(ctx, c); err != nil {
 		return nil, err
 	}
@@ -94,19 +95,25 @@ func (c *Conn) Start(ctx context.Context, set units.Set, fds Descriptors, hold b
 // machine).
 var ErrLost = errors.New("systemd took the end of its own helper for that of the process, and killed it; it may have run for a moment; to try again, start it again")
 
-// next gives the next signal and keeps what it says about the service.
+// next gives the manager's next signal that is about the service, or about all, and keeps what it says about the service. The connection may follow other
+// services too.
 func (s *Service) next(ctx context.Context) (*dbus.Signal, error) {
-	select {
-	case signal, open := <-s.signals:
-		if !open {
+	c, path := s.conn.Load(), unitPath(s.Name)
+	for {
+		select {
+		case signal, open := <-s.signals:
+			if !open {
+				return nil, ErrBusGone
+			}
+			if (signal.Path == path || signal.Path == managerPath) && c.owner.Sent(ctx, signal) {
+				s.state.apply(signal)
+				return signal, nil
+			}
+		case <-c.Bus.Context().Done():
 			return nil, ErrBusGone
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
-		s.state.apply(signal)
-		return signal, nil
-	case <-s.conn.Load().Bus.Context().Done():
-		return nil, ErrBusGone
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
 }
 
@@ -234,6 +241,13 @@ func (c *Conn) Follow(ctx context.Context, name string) (*Service, error) {
 	return s, nil
 }
 
+// Release ends what Follow began, so that the manager may forget the service, and its name can be another's.
+func (s *Service) Release(ctx context.Context) {
+	c := s.conn.Load()
+	c.Bus.RemoveSignal(s.signals)
+	_ = c.manager().CallWithContext(ctx, managerInterface+".UnrefUnit", 0, s.Name).Err // it may be gone with the connection
+}
+
 // read asks for the state that the signals tell of.
 func (s *Service) read(ctx context.Context) error {
 	properties, err := s.conn.Load().systemd.GetAllPropertiesContext(ctx, s.Name)
@@ -246,13 +260,13 @@ func (s *Service) read(ctx context.Context) error {
 	handoff, _ := properties["ExecMainHandoffTimestampMonotonic"].(uint64)
 	s.state.handedOver = handoff != 0
 	restart, _ := properties["Restart"].(string)
-	s.again = restart != "" && restart != "no"
+	s.again.Store(restart != "" && restart != "no")
 	return nil
 }
 
 // apply takes in one PropertiesChanged signal.
 func (st *state) apply(signal *dbus.Signal) {
-	if signal.Name != "org.freedesktop.DBus.Properties.PropertiesChanged" || len(signal.Body) < 2 {
+	if signal.Name != propertiesChanged || len(signal.Body) < 2 {
 		return
 	}
 	changed, _ := signal.Body[1].(map[string]dbus.Variant)
@@ -307,7 +321,7 @@ func (s *Service) FirstRun(ctx context.Context) (bool, error) {
 // namespace. What the manager still does then (ExecStopPost=) changes nothing of how it ended. The status is 128+n when signal n ended it.
 func (s *Service) Wait(ctx context.Context) (status int, err error) {
 	for {
-		for !(s.state.begun && (s.state.stopped() || !s.again && s.state.exitCode != 0)) {
+		for !(s.state.begun && (s.state.stopped() || !s.again.Load() && s.state.exitCode != 0)) {
 			_, err := s.next(ctx)
 			if errors.Is(err, ErrBusGone) {
 				err = s.reconnect(ctx)
@@ -316,7 +330,7 @@ func (s *Service) Wait(ctx context.Context) (status int, err error) {
 				return 0, fmt.Errorf("waiting for %s: %w", s.Name, err)
 			}
 		}
-		if s.state.exitCode != 0 && !s.again {
+		if s.state.exitCode != 0 && !s.again.Load() {
 			break
 		}
 		// The signals did not say it; better no status than a wrong one. Or it may be about to be started again, before which it is "failed"
@@ -324,7 +338,7 @@ func (s *Service) Wait(ctx context.Context) (status int, err error) {
 		if err := s.read(ctx); err != nil {
 			return 0, err
 		}
-		if !s.again || s.state.stopped() {
+		if !s.again.Load() || s.state.stopped() {
 			break
 		}
 	}
@@ -351,7 +365,7 @@ func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
 	defer cancel()
 	for {
 		c, err := s.conn.Load(), error(nil)
-		if s.again && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
+		if s.again.Load() && slices.Contains([]syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}, signal) {
 			err = c.BeginStop(ctx, s.Name)
 		} else {
 			err = c.Kill(ctx, s.Name, false, int32(signal))
@@ -365,7 +379,7 @@ func (s *Service) Signal(ctx context.Context, signal syscall.Signal) error {
 
 // Stop stops a unit and waits until it has stopped.
 func (c *Conn) Stop(ctx context.Context, unit string) error {
-	result, err := awaitJob(ctx, c.systemd.StopUnitContext, unit)
+	result, err := c.awaitJob(ctx, c.systemd.StopUnitContext, unit)
 	switch {
 	case err != nil:
 		return fmt.Errorf("stopping %s: %w", unit, err)
@@ -377,7 +391,7 @@ func (c *Conn) Stop(ctx context.Context, unit string) error {
 
 // Restart stops a unit and starts it again, and waits until it runs.
 func (c *Conn) Restart(ctx context.Context, unit string) error {
-	result, err := awaitJob(ctx, c.systemd.RestartUnitContext, unit)
+	result, err := c.awaitJob(ctx, c.systemd.RestartUnitContext, unit)
 	switch {
 	case err != nil:
 		return fmt.Errorf("restarting %s: %w", unit, err)
@@ -388,7 +402,7 @@ func (c *Conn) Restart(ctx context.Context, unit string) error {
 }
 
 // awaitJob has a job made for a unit, and waits for its result.
-func awaitJob(ctx context.Context, enqueue func(ctx context.Context, unit, mode string, done chan<- string) (int, error), unit string) (result string, err error) {
+func (c *Conn) awaitJob(ctx context.Context, enqueue func(ctx context.Context, unit, mode string, done chan<- string) (int, error), unit string) (result string, err error) {
 	done := make(chan string, 1)
 	if _, err := enqueue(ctx, unit, "replace", done); err != nil {
 		return "", err
@@ -396,6 +410,8 @@ func awaitJob(ctx context.Context, enqueue func(ctx context.Context, unit, mode 
 	select {
 	case result := <-done:
 		return result, nil
+	case <-c.Bus.Context().Done():
+		return "", ErrBusGone
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}

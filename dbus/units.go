@@ -21,22 +21,28 @@ const callTimeout = 25 * time.Second
 // running are the states of a unit that has a machine in it.
 var running = []string{"active", "reloading", "refreshing", "deactivating"}
 
-// Machines gives the names of our machines whose units run. machined does not know all of them: a unit's client may have died before
+// restarting says whether Restart= is about to start a service again, which has no process until then.
+func restarting(active, sub string) bool { return active == "activating" && strings.HasPrefix(sub, "auto-restart") }
+
+// Machines gives the names of our machines whose units run, and of those that are about to be restarted. machined does not know all of them: a unit's client may have died before
 // it registered the machine, and a unit that systemd restarts by itself is not registered again.
-func (c *Conn) Machines(ctx context.Context) ([]string, error) {
+func (c *Conn) Machines(ctx context.Context) (names, again []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	listed, err := c.systemd.ListUnitsByPatternsContext(ctx, running, []string{"nspawnd-*.service"})
+	listed, err := c.systemd.ListUnitsByPatternsContext(ctx, append([]string{"activating"}, running...), []string{"nspawnd-*.service"})
 	if err != nil {
-		return nil, fmt.Errorf("listing units: %w", err)
+		return nil, nil, fmt.Errorf("listing units: %w", err)
 	}
-	var names []string
 	for _, u := range listed {
-		if name := units.MachineOf(u.Name); name != "" {
+		switch name := units.MachineOf(u.Name); {
+		case name == "":
+		case u.ActiveState != "activating":
 			names = append(names, name)
+		case restarting(u.ActiveState, u.SubState):
+			again = append(again, name)
 		}
 	}
-	return names, nil
+	return names, again, nil
 }
 
 // Unit is what the manager tells of a unit. What a unit of its type does not have is empty.
@@ -44,6 +50,7 @@ type Unit struct {
 	Name         string
 	ActiveState  string
 	Frozen       bool // or about to be
+	Restarting   bool
 	Description  string
 	ControlGroup string
 	MainPID      uint32
@@ -61,6 +68,8 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 func unitOf(name string, values map[string]any) Unit {
 	u := Unit{Name: name}
 	u.ActiveState, _ = values["ActiveState"].(string)
+	sub, _ := values["SubState"].(string)
+	u.Restarting = restarting(u.ActiveState, sub)
 	freezer, _ := values["FreezerState"].(string)
 	u.Frozen = strings.HasPrefix(freezer, "frozen") || strings.HasPrefix(freezer, "freezing") // also by a parent
 	u.Description, _ = values["Description"].(string)
@@ -68,8 +77,9 @@ func unitOf(name string, values map[string]any) Unit {
 	u.MainPID, _ = values["MainPID"].(uint32)
 	fields, _ := values["LogExtraFields"].([][]byte)
 	u.Labels = units.LabelsOf(fields)
-	started, _ := values["InactiveExitTimestamp"].(uint64)
-	u.Started = time.UnixMicro(int64(started))
+	if started, _ := values["InactiveExitTimestamp"].(uint64); started != 0 {
+		u.Started = time.UnixMicro(int64(started))
+	}
 	if job, ok := values["Job"].([]any); ok && len(job) == 2 { // its number and its path
 		u.job, _ = job[1].(dbus.ObjectPath)
 	}
@@ -96,14 +106,17 @@ func (c *Conn) Properties(ctx context.Context, name string) (map[string]any, err
 	}
 }
 
-// MachineUnit gives the unit of our machine of that name, if it runs.
-func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bool) {
+// MachineUnit gives the unit of our machine of that name, if it runs or is about to be restarted. With an error that is not known.
+func (c *Conn) MachineUnit(ctx context.Context, machine string) (u Unit, runs bool, err error) {
 	service := units.ServiceName(machine)
 	if units.MachineOf(service) != machine {
-		return u, false
+		return u, false, nil
 	}
-	u, err := c.Unit(ctx, service)
-	return u, err == nil && slices.Contains(running, u.ActiveState)
+	u, err = c.Unit(ctx, service)
+	if isError(err, noSuchUnit) {
+		return u, false, nil
+	}
+	return u, slices.Contains(running, u.ActiveState) || u.Restarting, err
 }
 
 // End is how a service's main process ended.
@@ -132,10 +145,13 @@ func (c *Conn) MachineEnd(ctx context.Context, machine string) (e End, ended boo
 }
 
 // OwnsDirectory says whether the companion of our machine of that name is there, or comes or goes, and with it what it owns. One that has stopped is
-// loaded for as long as a service that failed is.
-func (c *Conn) OwnsDirectory(ctx context.Context, machine string) bool {
+// loaded for as long as a service that failed is. With an error that is not known.
+func (c *Conn) OwnsDirectory(ctx context.Context, machine string) (bool, error) {
 	u, err := c.Unit(ctx, units.CompanionName(machine))
-	return err == nil && u.ActiveState != "inactive" && u.ActiveState != "failed"
+	if isError(err, noSuchUnit) {
+		return false, nil
+	}
+	return u.ActiveState != "inactive" && u.ActiveState != "failed", err
 }
 
 // AwaitEnd waits, if our machine of that name is ending or has ended, until its companion has removed what it had.
@@ -144,12 +160,16 @@ func (c *Conn) AwaitEnd(ctx context.Context, machine string) {
 }
 
 // AwaitDirectory waits a while, if our machine of that name is ending or has ended, until its companion lets go of what it owns, and says whether it
-// has.
-func (c *Conn) AwaitDirectory(ctx context.Context, machine string) bool {
+// has. With an error that is not known.
+func (c *Conn) AwaitDirectory(ctx context.Context, machine string) (free bool, err error) {
 	waiting, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c.waitWhile(waiting, func() bool { return c.ends(ctx, machine) && c.OwnsDirectory(ctx, machine) })
-	return !c.OwnsDirectory(ctx, machine)
+	c.waitWhile(waiting, func() bool {
+		owns, err := c.OwnsDirectory(ctx, machine)
+		return owns && err == nil && c.ends(ctx, machine)
+	})
+	owns, err := c.OwnsDirectory(ctx, machine)
+	return !owns, err
 }
 
 // waitWhile asks again whenever a unit or a job has gone.

@@ -59,7 +59,7 @@ func (s *Store) checkRemovable(ref Reference, images []*Image, uses []machineUse
 		return img.Reference != ref && img.ManifestDigest == images[i].ManifestDigest
 	})
 	if user := userOf(images[i], uses); user != "" && !hasOtherName {
-		return fmt.Errorf("machine %s uses it; to end that: machinectl-lite terminate %s", user, user)
+		return s.inUse("uses", user)
 	}
 	return nil
 }

@@ -481,6 +481,15 @@ func (w *Writer) hasLayer(diffID Digest) bool {
 	return w.store.HasLayer(diffID) && (!w.Repair || w.store.VerifyLayer(diffID) == nil)
 }
 
+// inUse says what to do about a machine that uses something, or has it.
+func (s *Store) inUse(how, machine string) error {
+	verb := "terminate"
+	if IsKept(s.KeptDir(machine)) {
+		verb = "remove-machine"
+	}
+	return fmt.Errorf("machine %s %s it; to end that: machinectl-lite %s %s", machine, how, verb, machine)
+}
+
 // nameLayer makes what is in dir the layer. What was damaged is in dir then.
 func (w *Writer) nameLayer(dir string, diffID Digest) error {
 	to := w.store.layerDir(diffID)
@@ -500,7 +509,7 @@ func (w *Writer) nameLayer(dir string, diffID Digest) error {
 		}
 		for _, use := range uses {
 			if slices.Contains(use.image.Layers, diffID) {
-				return fmt.Errorf("machine %s uses it; to end that: machinectl-lite terminate %s", use.machine, use.machine)
+				return w.store.inUse("uses", use.machine)
 			}
 		}
 	}

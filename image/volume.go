@@ -230,11 +230,7 @@ func (s *Store) removeVolume(ctx context.Context, name string) (size int64, err 
 		return 0, err
 	}
 	if of := users[name]; len(of) > 0 {
-		verb := "terminate"
-		if IsKept(s.KeptDir(of[0])) {
-			verb = "remove-machine"
-		}
-		return 0, fmt.Errorf("machine %s has it; to end that: machinectl-lite %s %s", of[0], verb, of[0])
+		return 0, s.inUse("has", of[0])
 	}
 	if err := os.MkdirAll(s.path("tmp"), 0o700); err != nil {
 		return 0, err

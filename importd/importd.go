@@ -9,7 +9,6 @@ package importd
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"runtime"
 	"time"
@@ -113,18 +112,5 @@ func (c *Client) call(ctx context.Context, method string, args []any, reply ...a
 	return reason(c.conn.Object(busName, managerPath).CallWithContext(ctx, managerInterface+"."+method, 0, args...).Store(reply...))
 }
 
-// reasons maps the bus's error names to what callers decide by.
-var reasons = map[string]error{
-	"org.freedesktop.DBus.Error.AccessDenied":                     fs.ErrPermission,
-	"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": fs.ErrPermission,
-
-	// Not installed, or masked.
-	"org.freedesktop.DBus.Error.ServiceUnknown": ErrUnavailable,
-	"org.freedesktop.DBus.Error.NameHasNoOwner": ErrUnavailable,
-	"org.freedesktop.systemd1.NoSuchUnit":       ErrUnavailable,
-	"org.freedesktop.systemd1.UnitMasked":       ErrUnavailable,
-	"org.freedesktop.DBus.Error.FileExists":     ErrUnavailable, // what systemd calls a unit that is masked and asked for by its alias
-}
-
 // reason gives err what the bus's name for it stands for.
-func reason(err error) error { return buserror.Explain(err, reasons, "systemd-importd") }
+func reason(err error) error { return buserror.Explain(err, "systemd-importd", ErrUnavailable, nil) }

@@ -42,12 +42,10 @@ func New(conn *dbus.Conn) *Client { return &Client{conn: conn, Timeout: callTime
 
 // The reasons of machine1 by which a caller decides. errors.Is tells them; the error's text is what machined said.
 var (
-	ErrNoSuchMachine       = errors.New("no such machine")
-	ErrNoSuchImage         = errors.New("no such image")
-	ErrMachineExists       = errors.New("machine exists already")
-	ErrNoPrivateNetworking = errors.New("machine has no private networking")
-	ErrAccessDenied        = errors.New("access denied")
-	ErrUnavailable         = errors.New("systemd-machined is not available")
+	ErrNoSuchMachine = errors.New("no such machine")
+	ErrNoSuchImage   = errors.New("no such image")
+	ErrMachineExists = errors.New("machine exists already")
+	ErrUnavailable   = errors.New("systemd-machined is not available")
 )
 
 // reasons maps the bus's error names to ours.
@@ -55,25 +53,17 @@ var reasons = map[string]error{
 	noSuchMachine:                          ErrNoSuchMachine,
 	"org.freedesktop.machine1.NoSuchImage": ErrNoSuchImage,
 	busName + ".MachineExists":             ErrMachineExists,
-	busName + ".NoPrivateNetworking":       ErrNoPrivateNetworking,
 
 	// A machine's object path, once the machine is gone.
 	"org.freedesktop.DBus.Error.UnknownObject": ErrNoSuchMachine,
 
 	"org.freedesktop.DBus.Error.UnixProcessIdUnknown": syscall.ESRCH, // sd-bus's name for it
-
-	"org.freedesktop.DBus.Error.AccessDenied":                     ErrAccessDenied,
-	"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": ErrAccessDenied,
-
-	// Not installed, or not startable: the bus may know the name of a service that systemd does not.
-	"org.freedesktop.DBus.Error.ServiceUnknown": ErrUnavailable,
-	"org.freedesktop.DBus.Error.NameHasNoOwner": ErrUnavailable,
-	"org.freedesktop.systemd1.NoSuchUnit":       ErrUnavailable,
-	"org.freedesktop.systemd1.UnitMasked":       ErrUnavailable,
 }
 
 // reason gives err the sentinel that the bus's name for it stands for.
-func reason(err error) error { return buserror.Explain(err, reasons, "systemd-machined") }
+func reason(err error) error {
+	return buserror.Explain(err, "systemd-machined", ErrUnavailable, reasons)
+}
 
 // OwnService and OwnClass are what our machines are registered as.
 const (

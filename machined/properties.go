@@ -151,7 +151,7 @@ func (c *Client) OSRelease(ctx context.Context, name string) (map[string]string,
 	return fields, err
 }
 
-// Addresses gives the addresses of the machine's network interfaces; [ErrNoPrivateNetworking] when it uses the host's.
+// Addresses gives the addresses of the machine's network interfaces; it is an error when it uses the host's.
 func (c *Client) Addresses(ctx context.Context, name string) ([]netip.Addr, error) {
 	var reply []struct {
 		Family int32

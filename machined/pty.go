@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 
+	"nspawnd/internal/bussender"
+
 	"github.com/godbus/dbus/v5"
 )
 
@@ -30,7 +32,7 @@ func (c *Client) openTerminal(ctx context.Context, method string, args ...any) (
 	return os.NewFile(uintptr(fd), "terminal of a machine"), nil
 }
 
-// Gone gives a channel that is closed when a machine goes. The host never does.
+// Gone gives a channel that is closed when a machine goes, or the connection. The host never does.
 func (c *Client) Gone(ctx context.Context, name string) (<-chan struct{}, error) {
 	gone := make(chan struct{})
 	if name == Host {
@@ -45,10 +47,11 @@ func (c *Client) Gone(ctx context.Context, name string) (<-chan struct{}, error)
 	if _, err := c.Get(ctx, name); err != nil {
 		return nil, err
 	}
+	registry := bussender.Of(c.conn, busName)
 	go func() {
-		for signal := range signals {
-			if signal.Name == managerInterface+".MachineRemoved" && len(signal.Body) > 0 && signal.Body[0] == name {
-				close(gone)
+		defer close(gone)
+		for signal := range signals { // which ends with the connection
+			if signal.Name == managerInterface+".MachineRemoved" && len(signal.Body) > 0 && signal.Body[0] == name && registry.Sent(ctx, signal) {
 				return
 			}
 		}

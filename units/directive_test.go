@@ -75,13 +75,13 @@ func TestTextReadsBack(t *testing.T) {
 }
 
 func TestNamesAndVolumes(t *testing.T) {
-	for name, want := range map[string]bool{"web": true, "my-app_2.x": true, "": false, "-a": false, "a..b": false, "a/b": false, ".": false,
+	for name, want := range map[string]bool{"web": true, "my-app-2.x": true, "my_app": false, "": false, "-a": false, "a..b": false, "a/b": false, ".": false,
 		strings.Repeat("a", 64): true, strings.Repeat("a", 65): false, "a\x1b": false, "ä": false, "a-": false} {
 		if ValidName(name) != want {
 			t.Errorf("ValidName(%q) is %v", name, !want)
 		}
 	}
-	for in, want := range map[string]string{"nginx": "nginx", "a__b": "a__b", "--": "machine", "ä!x": "x"} {
+	for in, want := range map[string]string{"nginx": "nginx", "a__b": "a--b", "--": "machine", "ä!x": "x"} {
 		if got := MachineNameFrom(in); got != want || !ValidName(got+".012345") {
 			t.Errorf("MachineNameFrom(%q) is %q", in, got)
 		}

@@ -231,6 +231,7 @@ func (m Machine) HiddenFile() string { return path.Join(m.Dir, "hidden") }
 func (m Machine) shower() Unit {
 	u := Unit{Name: strings.TrimSuffix(ServiceName(m.Name), ".service") + "-mount.service"}
 	u.set("Description", fmt.Sprintf("%s: mount of the root file system", m.Name))
+	u.set("StartLimitIntervalSec", uint64(0)) // the limit is the service's
 	u.set("CollectMode", "inactive-or-failed")
 	u.set("ConditionPathExists", []Condition{{Parameter: m.HiddenFile()}})
 	u.set("Type", "oneshot")

@@ -4,11 +4,7 @@ import (
 	"strings"
 )
 
-// ValidHostname says whether the kernel and systemd take the name (hostname(7)).
-func ValidHostname(name string) bool { return ValidName(name) && !strings.Contains(name, "_") }
-
-// ValidName says whether a machine may have the name: a hostname of at most 64 characters, "_" allowed (machined's rule,
-// systemd-nspawn(1) --machine=).
+// ValidName says whether a machine may have the name: a hostname of at most 64 characters (hostname(7)), as machined wants it.
 func ValidName(name string) bool {
 	if name == "" || len(name) > 64 {
 		return false
@@ -22,7 +18,7 @@ func ValidName(name string) bool {
 }
 
 func notInName(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-')
 }
 
 // MachineNameFrom makes a machine name of at most 48 characters from any text, like an image's name.
@@ -43,6 +39,6 @@ func MachineNameFrom(s string) string {
 // ValidSlice says whether a slice of that name can be: each dash stands for a level (systemd.slice(5)).
 func ValidSlice(name string) bool {
 	base, isSlice := strings.CutSuffix(name, ".slice")
-	plain := strings.IndexFunc(base, func(r rune) bool { return notInName(r) && !strings.ContainsRune(`.:\`, r) }) < 0
+	plain := strings.IndexFunc(base, func(r rune) bool { return notInName(r) && !strings.ContainsRune(`_.:\`, r) }) < 0
 	return isSlice && base != "" && len(name) < 256 && plain && strings.Trim(base, "-") == base && !strings.Contains(base, "--")
 }

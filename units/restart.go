@@ -112,6 +112,7 @@ manager RegisterMachine sayssus "$1" 0 nspawnd container "$pid" ""`
 	main := ServiceName(m.Name)
 	u := Unit{Name: strings.TrimSuffix(main, ".service") + "-register.service"}
 	u.set("Description", "Registration of "+main)
+	u.set("StartLimitIntervalSec", uint64(0)) // the limit is the service's
 	u.set("After", []string{main})
 	u.set("CollectMode", "inactive-or-failed")
 	if m.Restart.Policy == RestartNo {

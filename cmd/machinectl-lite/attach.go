@@ -58,8 +58,7 @@ var errLeft = errors.New("left")
 // attach connects a machine's terminal with ours. The relay that has the terminal, and writes to the journal what it shows, is stopped (SIGSTOP) meanwhile;
 // a stop of its unit has it go on.
 func attach(ctx context.Context, name string, keys []byte) (status int, err error) {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signal.Reset() // until there is a terminal, signals end this
 	host, err := connect(ctx)
 	if err != nil {
 		return 0, err
@@ -91,6 +90,8 @@ func attach(ctx context.Context, name string, keys []byte) (status int, err erro
 	if err != nil {
 		return 0, err
 	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
 	if err := host.systemd.Kill(ctx, relay, false, int32(unix.SIGSTOP)); err != nil {
 		return 0, err
 	}

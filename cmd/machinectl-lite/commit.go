@@ -149,11 +149,14 @@ func freeze(ctx context.Context, name string) (resume func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	unit, runs := host.systemd.MachineUnit(ctx, name)
-	if !runs {
+	unit, runs, err := host.systemd.MachineUnit(ctx, name)
+	if err == nil && !runs {
 		return host.close, nil
 	}
-	if err := host.systemd.Freeze(ctx, unit.Name); err != nil {
+	if err == nil {
+		err = host.systemd.Freeze(ctx, unit.Name)
+	}
+	if err != nil {
 		host.close()
 		return nil, fmt.Errorf("could not pause machine: %w", err)
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,10 +31,19 @@ func killCommand() *cobra.Command {
 		Use:   "kill NAME...",
 		Short: "Send a signal to processes of machines",
 		Example: `  machinectl-lite kill web
-  machinectl-lite kill --signal=HUP --kill-whom=leader web`,
-		Args:              machineNames,
+  machinectl-lite kill --signal=HUP --kill-whom=leader web
+  machinectl-lite kill --signal=list`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if listsSignals(number) {
+				return nil
+			}
+			return machineNames(cmd, args)
+		},
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
+			if listsSignals(number) {
+				return signalTable().show("signals")
+			}
 			signal, err := units.ParseSignal(number)
 			if err != nil {
 				return fmt.Errorf("--signal: %w", err)
@@ -48,8 +60,21 @@ func killCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&whom, "kill-whom", "all", "Send it to the `leader`, to the process that supervises it (supervisor; systemd 262) or to all processes")
-	cmd.Flags().StringVarP(&number, "signal", "s", "TERM", "Send this `signal`, by name or number")
+	cmd.Flags().StringVarP(&number, "signal", "s", "TERM", "Send this `signal`, by name or number; list shows them")
+	completeFlag(cmd, "kill-whom", "leader", "supervisor", "all")
+	completeFlag(cmd, "signal", signalTable().column(1)...)
 	return cmd
+}
+
+// listsSignals says whether a signal's name asks for their list, as machinectl has it.
+func listsSignals(name string) bool { return name == "list" || name == "help" }
+
+func signalTable() table {
+	t := table{header: []string{"SIGNAL", "NAME"}, numbers: 1}
+	for n := range int32(64) {
+		t.rows = append(t.rows, []string{strconv.Itoa(int(n) + 1), units.SignalName(n + 1)})
+	}
+	return t
 }
 
 func stopCommand() *cobra.Command {
@@ -90,11 +115,14 @@ reboot, as by machinectl, which is not waited for.`,
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				unit, ours := host.systemd.MachineUnit(cmd.Context(), name)
-				var err error
-				if ours {
-					err = host.systemd.Restart(cmd.Context(), unit.Name)
-				} else {
+				unit, ours, err := host.systemd.MachineUnit(cmd.Context(), name)
+				switch {
+				case err != nil:
+				case ours:
+					if err = host.thaw(cmd.Context(), unit); err == nil {
+						err = host.systemd.Restart(cmd.Context(), unit.Name)
+					}
+				default:
 					err = host.instance(cmd.Context(), name, "Reboot", func() error { return host.machined.Kill(cmd.Context(), name, "leader", signalReboot) })
 				}
 				if err != nil {
@@ -152,29 +180,59 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 		Args:              machineNames,
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			wait := map[string]func(*host, context.Context, string) error{
-				"stopped": (*host).awaitEnd, "running": (*host).awaitStart, "healthy": (*host).awaitHealth,
-			}[condition]
-			if wait == nil {
+			until := conditions[condition]
+			if until == nil {
 				return fmt.Errorf("--condition: %q is not one of stopped, running, healthy", condition)
 			}
-			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				if err := wait(host, cmd.Context(), name); err != nil {
-					return fmt.Errorf("could not wait for machine: %w", err)
+			host, err := connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer host.close()
+			// All are followed before the first is waited for: how one ended is forgotten when nobody follows it.
+			var waits []func() error
+			var failed failures
+			for _, name := range names {
+				wait, err := until(host, cmd.Context(), name)
+				if err != nil {
+					failed = append(failed, fmt.Errorf("could not wait for machine: %w", err))
+					continue
 				}
-				return nil
-			})
+				waits = append(waits, wait)
+			}
+			for _, wait := range waits {
+				if err := wait(); err != nil {
+					failed = append(failed, fmt.Errorf("could not wait for machine: %w", err))
+				}
+				if cmd.Context().Err() != nil {
+					break
+				}
+			}
+			return failed.orNil()
 		},
 	}
 	cmd.Flags().StringVar(&condition, "condition", "stopped", "Wait until it is `stopped`, running or healthy")
+	completeFlag(cmd, "condition", slices.Collect(maps.Keys(conditions))...)
 	return cmd
+}
+
+// conditions are what a machine is waited for to be. Each begins to follow it, and gives what waits.
+var conditions = map[string]func(*host, context.Context, string) (func() error, error){
+	"stopped": (*host).followEnd,
+	"running": func(h *host, ctx context.Context, name string) (func() error, error) {
+		return func() error { return h.awaitStart(ctx, name) }, nil
+	},
+	"healthy": func(h *host, ctx context.Context, name string) (func() error, error) {
+		return func() error { return h.awaitHealth(ctx, name) }, nil
+	},
 }
 
 // kill sends a signal to a machine's leader, to what machined knows as its supervisor, or to all of its processes.
 func (h *host) kill(ctx context.Context, name, whom string, signal int32) error {
 	err := h.machined.Kill(ctx, name, whom, signal)
 	if unknown(err) && whom != "supervisor" {
-		if unit, runs := h.systemd.MachineUnit(ctx, name); runs {
+		var unit dbus.Unit
+		if unit, err = h.unregistered(ctx, name, err); err == nil {
 			err = h.systemd.Kill(ctx, unit.Name, whom == "all", signal)
 		}
 	}
@@ -183,15 +241,29 @@ func (h *host) kill(ctx context.Context, name, whom string, signal int32) error 
 
 // stop ends a machine. A timeout below 0 is none.
 func (h *host) stop(ctx context.Context, name string, timeout int) error {
-	unit, ours := h.systemd.MachineUnit(ctx, name)
-	if !ours {
+	unit, ours, err := h.systemd.MachineUnit(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case !ours:
 		return h.powerOff(ctx, name)
+	}
+	if err := h.thaw(ctx, unit); err != nil {
+		return err
 	}
 	if timeout >= 0 {
 		late := time.AfterFunc(time.Duration(timeout)*time.Second, func() { _ = h.systemd.Kill(ctx, unit.Name, false, int32(unix.SIGKILL)) }) // the others go with it
 		defer late.Stop()
 	}
 	return h.systemd.Stop(ctx, unit.Name)
+}
+
+// thaw lets a paused machine go on that is to end: the manager stops none that is frozen.
+func (h *host) thaw(ctx context.Context, unit dbus.Unit) error {
+	if !unit.Frozen {
+		return nil
+	}
+	return h.systemd.Thaw(ctx, unit.Name)
 }
 
 // powerOff asks what is booted in a machine to power off, and does not wait for it.
@@ -222,10 +294,20 @@ func (h *host) suspended(ctx context.Context, name, class string) bool {
 	return class == "vm" && !h.elsewhere && h.machined.Instance(ctx, name, "Describe", &instance) == nil && instance.Status == "paused"
 }
 
+// unregistered gives the unit of a machine of nspawnd that runs, though machined says that it does not know it, or this error of machined's.
+func (h *host) unregistered(ctx context.Context, name string, unknown error) (dbus.Unit, error) {
+	unit, runs, err := h.systemd.MachineUnit(ctx, name)
+	if err == nil && !runs {
+		err = unknown
+	}
+	return unit, err
+}
+
 // unitOf gives the unit that a machine is in.
 func (h *host) unitOf(ctx context.Context, name string) (dbus.Unit, error) {
-	if unit, ours := h.systemd.MachineUnit(ctx, name); ours {
-		return unit, nil
+	unit, ours, err := h.systemd.MachineUnit(ctx, name)
+	if ours || err != nil {
+		return unit, err
 	}
 	properties, err := h.machined.Get(ctx, name)
 	if err == nil && properties.Unit == "" {
@@ -240,36 +322,52 @@ func (h *host) unitOf(ctx context.Context, name string) (dbus.Unit, error) {
 // pollInterval is between two looks at what no signal tells of.
 const pollInterval = 100 * time.Millisecond
 
-func (h *host) awaitEnd(ctx context.Context, name string) error {
-	if unit, ours := h.systemd.MachineUnit(ctx, name); ours {
+// followEnd follows a machine, and gives what waits for its end and prints how one of nspawnd's ended: also of one that has, as far as that is known.
+func (h *host) followEnd(ctx context.Context, name string) (wait func() error, err error) {
+	unit, ours, err := h.systemd.MachineUnit(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if ours {
 		service, err := h.systemd.Follow(ctx, unit.Name)
-		if err != nil {
+		return func() error {
+			defer service.Release(ctx) // its name is free again, while we wait for others
+			status, err := service.Wait(ctx)
+			if err == nil {
+				_, err = fmt.Println(status)
+			}
 			return err
-		}
-		status, err := service.Wait(ctx)
-		if err == nil {
-			fmt.Println(status)
-		}
-		return err
+		}, err
 	}
-	if _, err := h.machined.Get(ctx, name); err != nil {
-		return err
-	}
-	return poll(ctx, func() (bool, error) {
-		_, err := h.machined.Get(ctx, name)
-		if unknown(err) {
-			return true, nil
+	_, err = h.machined.Get(ctx, name)
+	if unknown(err) {
+		kept, img, _ := keptHere(name)
+		if end, ended := h.ended(ctx, name, kept, img); ended && (end.result == "" || end.result == "success") {
+			status := 0
+			if end.result == "" {
+				status, _ = end.status()
+			}
+			return func() error { _, err := fmt.Println(status); return err }, nil
 		}
-		return false, err
-	})
+	}
+	return func() error {
+		return poll(ctx, func() (bool, error) {
+			_, err := h.machined.Get(ctx, name)
+			if errors.Is(err, machined.ErrNoSuchMachine) {
+				return true, nil
+			}
+			return false, err
+		})
+	}, err
 }
 
 func (h *host) awaitStart(ctx context.Context, name string) error {
 	return poll(ctx, func() (bool, error) {
-		if unit, ours := h.systemd.MachineUnit(ctx, name); ours && unit.ActiveState == "active" {
-			return true, nil
+		unit, ours, err := h.systemd.MachineUnit(ctx, name)
+		if err != nil || ours && unit.ActiveState == "active" {
+			return err == nil, err
 		}
-		_, err := h.machined.Get(ctx, name)
+		_, err = h.machined.Get(ctx, name)
 		if unknown(err) {
 			return false, nil
 		}
@@ -282,7 +380,11 @@ func (h *host) awaitHealth(ctx context.Context, name string) error {
 		return errors.New("how healthy it is says a file of its own host")
 	}
 	return poll(ctx, func() (bool, error) {
-		if _, ours := h.systemd.MachineUnit(ctx, name); !ours {
+		_, ours, err := h.systemd.MachineUnit(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		if !ours {
 			return false, fmt.Errorf("%s is not a machine of nspawnd that runs", name)
 		}
 		timer, err := h.systemd.Unit(ctx, units.HealthTimerName(name))
@@ -306,7 +408,7 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 		select {
 		case <-time.After(pollInterval):
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -40,11 +40,8 @@ It looks at each file, which takes its time where machines and volumes have many
 
 // spaceTable has the columns of podman system df; for people, or exact.
 func spaceTable(spaces []image.Space, exact bool) table {
-	t := table{header: []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}}
-	words := bytesWords
-	if exact {
-		words = func(n int64) string { return strconv.FormatInt(n, 10) }
-	}
+	t := table{header: []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}, values: []string{"TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}}
+	words := cellsFor(exact).size
 	var size, freeable int64
 	for _, s := range spaces {
 		t.rows = append(t.rows, []string{s.Kind, strconv.Itoa(s.Count), strconv.Itoa(s.InUse), words(s.Size), words(s.Freeable)})

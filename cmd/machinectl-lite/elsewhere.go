@@ -219,7 +219,7 @@ func (f *flags) reaches(cmd *cobra.Command, args []string) error {
 	case f.own() || !cmd.HasParent():
 		return nil
 	}
-	verb, option, container := cmd.Name(), "--machine", f.machine
+	verb, option, container := verbOf(cmd), "--machine", f.machine
 	if f.host.name != "" {
 		option, container = "--host", f.host.container
 	}

@@ -74,7 +74,8 @@ func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus
 	by := nspawn
 	cmd := &cobra.Command{
 		Use: verb + " NAME...", Short: short, Long: long, Example: "  " + example,
-		Args: machineNames,
+		Args:              machineNames,
+		ValidArgsFunction: completePool,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			ctx := cmd.Context()
 			host, err := connect(ctx)
@@ -105,10 +106,7 @@ func enablingCommand(verb, short, long, nowHelp, example string, do func(c *dbus
 					failed = append(failed, fmt.Errorf("%s: %w", name, err))
 				}
 			}
-			if failed == nil {
-				return nil
-			}
-			return failed
+			return failed.orNil()
 		},
 	}
 	by.addTo(cmd)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -72,30 +73,35 @@ hold, of several keys each. With --json each event is one object, on a line of i
 		},
 	}
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "Show only what has `KEY=VALUE`")
+	var values []string
+	for _, key := range filterKeys {
+		values = append(values, key+"=")
+		for _, value := range filterValues[key] {
+			values = append(values, key+"="+value)
+		}
+	}
+	completeFlag(cmd, "filter", values...)
 	return cmd
 }
 
 // followMachines tells of machines, over another connection when the bus is restarted.
 func followMachines(ctx context.Context, e *eventPrinter) error {
-	running := map[string]bool{}
-	for first := true; ; first = false {
-		conn, err := dbus.Connect(ctx, false)
-		if err == nil {
-			e.ask(ctx, newHost(conn, false))
-			if first {
-				e.noteOthers(ctx, conn)
-				names, _ := conn.Machines(ctx)
-				for _, name := range names {
-					running[name] = true
-				}
-			}
-			err = conn.Events(ctx, running, e.machine)
-			conn.Close()
-			if errors.Is(err, dbus.ErrBusGone) {
-				fmt.Fprintf(os.Stderr, "%s: %v; connecting again\n", program, err)
-			}
-		} else if first {
+	var running map[string]bool // nil: nothing could be followed yet
+	var lost time.Time
+	said := false
+	for {
+		err := followOnce(ctx, e, &running)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case running == nil:
 			return err
+		case errors.Is(err, dbus.ErrBusGone):
+			fmt.Fprintf(os.Stderr, "%s: %v; connecting again\n", program, err)
+			lost, said = time.Now(), false
+		case !said && time.Since(lost) > returnTime:
+			fmt.Fprintf(os.Stderr, "%s: %s; trying again\n", program, printableLines(err.Error()))
+			said = true
 		}
 		select {
 		case <-time.After(pollInterval):
@@ -103,6 +109,42 @@ func followMachines(ctx context.Context, e *eventPrinter) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// returnTime is how long a bus that is restarted, and what is on it, may take to be back.
+const returnTime = 30 * time.Second
+
+// followOnce tells of machines as long as a connection lasts. Running are those of nspawnd that ran when the last one ended.
+func followOnce(ctx context.Context, e *eventPrinter, running *map[string]bool) error {
+	conn, err := dbus.Connect(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	host := newHost(conn, false)
+	e.ask(ctx, host)
+	if *running != nil {
+		go func() { // machined may take its time to come back
+			if registered, err := host.machined.List(ctx); err == nil {
+				e.compareOthers(registered)
+			}
+		}()
+		return conn.Events(ctx, *running, e.machine)
+	}
+	names, _, err := conn.Machines(ctx)
+	if err != nil {
+		return err
+	}
+	registered, err := host.machined.List(ctx)
+	if err != nil && !errors.Is(err, machined.ErrUnavailable) {
+		return err
+	}
+	e.noteOthers(registered)
+	*running = map[string]bool{}
+	for _, name := range names {
+		(*running)[name] = true
+	}
+	return conn.Events(ctx, *running, e.machine)
 }
 
 // ask has the printer ask this host.
@@ -120,8 +162,7 @@ func (e *eventPrinter) ask(ctx context.Context, h *host) {
 }
 
 // noteOthers notes which machines are registered already.
-func (e *eventPrinter) noteOthers(ctx context.Context, conn *dbus.Conn) {
-	registered, _ := machined.New(conn.Bus).List(ctx)
+func (e *eventPrinter) noteOthers(registered []machined.Summary) {
 	for _, m := range registered {
 		if e.isOther(m.Name) {
 			e.others[m.Name] = true
@@ -129,7 +170,32 @@ func (e *eventPrinter) noteOthers(ctx context.Context, conn *dbus.Conn) {
 	}
 }
 
+// compareOthers tells of what began and ended while nobody was asked.
+func (e *eventPrinter) compareOthers(registered []machined.Summary) {
+	e.mutex.Lock()
+	before := maps.Clone(e.others)
+	e.mutex.Unlock()
+	now := map[string]bool{}
+	for _, m := range registered {
+		now[m.Name] = true
+		if !before[m.Name] {
+			e.machine(dbus.Event{Time: time.Now(), Kind: "known", Machine: m.Name})
+		}
+	}
+	for name := range before {
+		if !now[name] {
+			e.machine(dbus.Event{Time: time.Now(), Kind: "gone", Machine: name})
+		}
+	}
+}
+
 var filterKeys = []string{"type", "event", "name", "image"}
+
+// filterValues are the values of keys that have no others.
+var filterValues = map[string][]string{
+	"type":  {"machine", "image"},
+	"event": {"start", "die", "oom", "health", "add", "remove", "replace"},
+}
 
 func parseFilters(filters []string) (map[string][]string, error) {
 	wanted := map[string][]string{}
@@ -137,6 +203,9 @@ func parseFilters(filters []string) (map[string][]string, error) {
 		key, value, found := strings.Cut(filter, "=")
 		if !found || !slices.Contains(filterKeys, key) {
 			return nil, fmt.Errorf("--filter: %q is not KEY=VALUE with one of the keys %s", filter, strings.Join(filterKeys, ", "))
+		}
+		if values := filterValues[key]; values != nil && !slices.Contains(values, value) {
+			return nil, fmt.Errorf("--filter: %s is one of %s, not %q", key, strings.Join(values, ", "), value)
 		}
 		wanted[key] = append(wanted[key], value)
 	}
@@ -176,8 +245,8 @@ func (e *eventPrinter) machine(m dbus.Event) {
 	out := event{Time: m.Time, Type: "machine", Event: m.Kind, Name: m.Machine}
 	switch m.Kind {
 	case "known":
-		if !e.isOther(m.Machine) {
-			return // its unit tells
+		if e.others[m.Machine] || !e.isOther(m.Machine) {
+			return // it was told of, or its unit tells
 		}
 		out.Event = "start"
 		e.others[m.Machine] = true

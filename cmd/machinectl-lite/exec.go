@@ -32,11 +32,8 @@ import (
 	"nspawnd/units"
 )
 
-// Exit statuses of podman-exec(1).
-const (
-	statusOwnError      = 125
-	statusNotExecutable = 126
-)
+// statusOwnError is podman-exec(1)'s exit status for what is no status of the command.
+const statusOwnError = 125
 
 // statusError is an error that the command exits with a status of its own for. Without a text nothing is said.
 type statusError struct {
@@ -297,7 +294,9 @@ func (f *execFlags) environment(e *units.Exec) error {
 
 // joinable gives the unit of a machine that runs and that a process of this kernel can be run in, and whether the machine is of nspawnd.
 func (h *host) joinable(ctx context.Context, name string) (unit dbus.Unit, ours bool, err error) {
-	unit, ours = h.systemd.MachineUnit(ctx, name)
+	if unit, ours, err = h.systemd.MachineUnit(ctx, name); err != nil {
+		return unit, ours, err
+	}
 	if !ours {
 		properties, err := h.machined.Get(ctx, name)
 		switch {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -47,25 +46,18 @@ systemd-machined knows; with --all also hidden ones.` + aboutThere,
 
 // imageTable has machinectl's columns and, after them, our own; for people, or exact.
 func imageTable(store *image.Store, images []*image.Image, pool []machined.Image, exact bool) table {
-	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}, size: 4}
-	size, when := bytesWords, timestamp
-	if exact {
-		size, when = func(n int64) string { return strconv.FormatInt(n, 10) }, rfc3339
-	}
+	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED", "TRUST", "DIGEST"}, size: 4, values: []string{"RO", "USAGE", "CREATED", "MODIFIED"}}
+	c := cellsFor(exact)
 	for _, img := range images {
 		digest := string(img.ManifestDigest)
 		if !exact {
 			digest = img.ManifestDigest.Short()
 		}
-		t.rows = append(t.rows, []string{img.Reference.String(), imageType, yesNo(img.ReadOnly), size(img.Size), when(readBlobs(store, img).created()), when(img.Pulled),
+		t.rows = append(t.rows, []string{img.Reference.String(), imageType, c.flag(img.ReadOnly), c.size(img.Size), c.when(readBlobs(store, img).created()), c.when(img.Pulled),
 			trustWords(img.Trust, exact), digest})
 	}
 	for _, img := range pool {
-		usage := ""
-		if img.Usage != machined.NoLimit {
-			usage = size(int64(img.Usage))
-		}
-		t.rows = append(t.rows, []string{img.Name, img.Type, yesNo(img.ReadOnly), usage, when(img.Created), when(img.Modified), "", ""})
+		t.rows = append(t.rows, append(poolRow(img, c), "", ""))
 	}
 	slices.SortStableFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	return t
@@ -157,10 +149,7 @@ func forEachName(names []string, do func(store *image.Store, name string) error)
 			failed = append(failed, err)
 		}
 	}
-	if failed == nil {
-		return nil
-	}
-	return failed
+	return failed.orNil()
 }
 
 // findImage gives a stored image by its name, by the end of its name, or by the first digits of its ID or digest, as podman does.
@@ -238,12 +227,22 @@ func completeImages(maximum int) cobra.CompletionFunc {
 				names = append(names, img.Reference.String())
 			}
 		}
+		pool, directive := completePool(cmd, args, "")
+		return slices.Concat(slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), pool), directive
+	}
+}
+
+// completePool offers the names of machined's images.
+func completePool(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	if options.host.name == "" {
 		pool, _ := poolImages(cmd.Context())
 		for _, img := range pool {
-			names = append(names, img.Name)
+			if !slices.Contains(args, img.Name) {
+				names = append(names, img.Name)
+			}
 		}
-		return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), cobra.ShellCompDirectiveNoFileComp
 	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // trustWords says why an image was accepted.

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,8 +27,10 @@ func startCommand() *cobra.Command {
 		Use:   "start NAME...",
 		Short: "Start machines that were kept, and images of systemd-nspawn",
 		Long: `Start machines again that nspawnd-run --keep has started and that have stopped: with the same options, environment and image, on what they have
-written. They run detached; their images have to be trusted still. For a name that is no kept machine's but that of an image in /var/lib/machines,
-systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn names are those of images only.`,
+written. They run detached; their images have to be trusted still. One that runs already stays as it is. For a name that is no kept machine's but that of an image in /var/lib/machines,
+systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn names are those of images only.
+
+Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 		Example: `  machinectl-lite start web
   machinectl-lite start debian
   machinectl-lite start -V debian`,
@@ -40,8 +44,8 @@ systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn 
 			if err != nil {
 				return err
 			}
-			if len(names) == 1 && image.IsKept(store.KeptDir(names[0])) {
-				run, err := keptCommand(store, names[0])
+			if len(names) == 1 && image.IsKept(store.KeptDir(names[0])) && !runsAlready(cmd.Context(), names[0]) {
+				run, err := keptCommand(cmd.Context(), store, names[0])
 				if err == nil {
 					err = os.Chdir(run.Dir)
 				}
@@ -51,10 +55,19 @@ systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn 
 				return fmt.Errorf("kept machine %s: %w", names[0], err)
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
+				if _, err := os.Lstat(store.KeptDir(name)); errors.Is(err, fs.ErrPermission) {
+					return fmt.Errorf("kept machine %s: %w", name, err)
+				}
 				if image.IsKept(store.KeptDir(name)) {
-					run, err := keptCommand(store, name)
+					if runsAlready(cmd.Context(), name) {
+						return nil
+					}
+					run, err := keptCommand(cmd.Context(), store, name)
 					if err == nil {
 						err = run.Run()
+					}
+					if cmd.Context().Err() != nil {
+						err = errors.New("interrupted; it may have been started")
 					}
 					if err != nil {
 						return fmt.Errorf("kept machine %s: %w", name, err)
@@ -67,6 +80,17 @@ systemd-nspawn@NAME.service is started, as by machinectl. With --runner=vmspawn 
 	}
 	by.addTo(cmd)
 	return cmd
+}
+
+// runsAlready says whether a machine of nspawnd runs, as far as that can be known.
+func runsAlready(ctx context.Context, name string) bool {
+	host, err := connect(ctx)
+	if err != nil {
+		return false
+	}
+	defer host.close()
+	unit, runs, err := host.systemd.MachineUnit(ctx, name)
+	return runs && err == nil && unit.ActiveState == "active"
 }
 
 // startImage starts an image in /var/lib/machines, whose name might have been a kept machine's too.
@@ -87,7 +111,7 @@ func (h *host) startImage(ctx context.Context, by runner, name string, orKept bo
 }
 
 // keptCommand is nspawnd-run's command line that starts a machine as it was started before.
-func keptCommand(store *image.Store, name string) (*exec.Cmd, error) {
+func keptCommand(ctx context.Context, store *image.Store, name string) (*exec.Cmd, error) {
 	kept, _, err := store.KeptMachine(name)
 	if err != nil {
 		return nil, err
@@ -96,8 +120,9 @@ func keptCommand(store *image.Store, name string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := exec.Command(filepath.Join(filepath.Dir(self), "nspawnd-run"), append([]string{"--start-kept=" + name, "--detach"}, kept.Args...)...)
+	run := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), "nspawnd-run"), append([]string{"--start-kept=" + name, "--detach"}, kept.Args...)...)
 	run.Dir, run.Env, run.Stdin, run.Stdout, run.Stderr = kept.Directory, kept.Env, os.Stdin, os.Stdout, os.Stderr
+	run.Cancel = func() error { return run.Process.Signal(syscall.SIGTERM) }
 	return run, nil
 }
 
@@ -122,17 +147,22 @@ func listKeptCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := table{header: []string{"MACHINE", "STATE", "IMAGE", "USAGE"}}
+			t := table{header: []string{"MACHINE", "STATE", "IMAGE", "USAGE"}, values: []string{"USAGE"}}
+			size := cellsFor(options.jsonLayout() != "").size
 			for _, name := range names {
 				state := "stopped"
-				if host.systemd.OwnsDirectory(cmd.Context(), name) {
+				owns, err := host.systemd.OwnsDirectory(cmd.Context(), name)
+				if err != nil {
+					return err
+				}
+				if owns {
 					state = "running"
 				}
 				reference := ""
 				if _, img, err := store.KeptMachine(name); err == nil {
 					reference = img.Reference.String()
 				}
-				t.rows = append(t.rows, []string{name, state, reference, bytesWords(image.DiskUsage(store.KeptDir(name)))})
+				t.rows = append(t.rows, []string{name, state, reference, size(image.DiskUsage(store.KeptDir(name)))})
 			}
 			return t.show("kept machines")
 		},
@@ -169,14 +199,19 @@ stopped first, also those that are not kept, which are gone then.`,
 
 // remove removes a kept machine; force stops it first, kept or not.
 func (h *host) remove(ctx context.Context, store *image.Store, name string, force bool, timeout int) error {
-	_, runs := h.systemd.MachineUnit(ctx, name)
+	_, runs, err := h.systemd.MachineUnit(ctx, name)
+	if err != nil {
+		return err
+	}
 	if force && runs {
 		if err := h.stop(ctx, name, timeout); err != nil {
 			return fmt.Errorf("could not stop machine: %w", err)
 		}
-	}
-	if force && runs && !image.IsKept(store.KeptDir(name)) && h.systemd.AwaitDirectory(ctx, name) {
-		return nil
+		if !image.IsKept(store.KeptDir(name)) {
+			if free, err := h.systemd.AwaitDirectory(ctx, name); free || err != nil {
+				return err
+			}
+		}
 	}
 	dir, err := h.stopped(ctx, store, name)
 	if err != nil {
@@ -189,10 +224,20 @@ func (h *host) remove(ctx context.Context, store *image.Store, name string, forc
 // rename gives a kept machine another name.
 func (h *host) rename(ctx context.Context, store *image.Store, name, newName string) error {
 	if !units.ValidName(newName) {
-		return fmt.Errorf("%q is no name for a machine: up to 64 letters, digits, hyphens and underscores, and dots between", newName)
+		return fmt.Errorf("%q is no name for a machine: up to 64 letters and digits, with hyphens and dots between", newName)
 	}
-	_, ours := h.systemd.MachineUnit(ctx, newName)
-	if _, err := h.machined.Get(ctx, newName); ours || err == nil {
+	_, runs, err := h.systemd.MachineUnit(ctx, newName)
+	if !runs && err == nil {
+		if _, err = h.machined.Get(ctx, newName); unknown(err) {
+			err = nil
+		} else {
+			runs = err == nil
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case runs:
 		return fmt.Errorf("a machine %s runs", newName)
 	}
 	dir, err := h.stopped(ctx, store, name)
@@ -206,7 +251,9 @@ func (h *host) rename(ctx context.Context, store *image.Store, name, newName str
 // stopped gives the directory of a kept machine that does not run, and is not started as long as that is open.
 func (h *host) stopped(ctx context.Context, store *image.Store, name string) (dir *os.File, err error) {
 	runs := fmt.Errorf("machine %s runs; to end it: machinectl-lite terminate %s", name, name)
-	if !h.systemd.AwaitDirectory(ctx, name) {
+	if free, err := h.systemd.AwaitDirectory(ctx, name); err != nil {
+		return nil, err
+	} else if !free {
 		return nil, runs
 	}
 	if _, _, err := store.KeptMachine(name); err != nil {
@@ -215,11 +262,14 @@ func (h *host) stopped(ctx context.Context, store *image.Store, name string) (di
 	if dir, err = store.KeepMachine(name, true); err != nil {
 		return nil, err
 	}
-	if h.systemd.OwnsDirectory(ctx, name) { // it was started before there was the lock
-		dir.Close()
-		return nil, runs
+	owns, err := h.systemd.OwnsDirectory(ctx, name)
+	if err == nil && owns { // it was started before there was the lock
+		err = runs
 	}
-	return dir, nil
+	if err != nil {
+		dir.Close()
+	}
+	return dir, err
 }
 
 // completeKept offers the names of the machines that are kept.

@@ -59,7 +59,7 @@ func (h *host) widen(ctx context.Context, machines []machine, t *table) {
 	for i, m := range machines {
 		group.Go(func() error {
 			state, image := "", ""
-			if unit, ours := h.systemd.MachineUnit(ctx, m.Name); ours {
+			if unit, ours, _ := h.systemd.MachineUnit(ctx, m.Name); ours {
 				state, image = unitState(unit.ActiveState, unit.Frozen), unitImage(unit.Description, m.Name)
 			} else if properties, err := h.machined.Get(ctx, m.Name); err == nil {
 				state = properties.State
@@ -99,11 +99,11 @@ func (h *host) list(ctx context.Context, hidden bool) ([]machine, error) {
 	if err != nil && !errors.Is(err, machined.ErrUnavailable) {
 		return nil, err
 	}
-	units, err := h.systemd.Machines(ctx)
+	units, again, err := h.systemd.Machines(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return mergeMachines(registered, units, hidden), nil
+	return mergeMachines(registered, append(units, again...), hidden), nil
 }
 
 // inFlight bounds the calls that wait for a reply at one time: enough to keep machined busy, less than any bus allows.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,12 @@ import (
 
 	"nspawnd/units"
 )
+
+// hasLog says whether the journal has a line of a unit, for all that this user may read.
+func hasLog(ctx context.Context, unit string) bool {
+	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--lines=1", "--output=cat", "--unit="+unit).Output()
+	return err != nil || len(out) > 0
+}
 
 func logsCommand() *cobra.Command {
 	var follow, reverse bool
@@ -33,10 +40,13 @@ func logsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, names []string) error {
 			unit := units.ServiceName(names[0])
 			if host, err := connect(cmd.Context()); err == nil { // the log is there without the bus
-				if u, err := host.unitOf(cmd.Context(), names[0]); err == nil {
-					unit = u.Name
-				}
+				u, err := host.unitOf(cmd.Context(), names[0])
 				host.close()
+				if err == nil {
+					unit = u.Name
+				} else if unknown(err) && !follow && !hasLog(cmd.Context(), unit) {
+					return fmt.Errorf("%s: no machine of that name runs, and the journal has nothing of one", names[0])
+				}
 			}
 			argv := []string{"journalctl", "--quiet", "--unit=" + unit, "--output=" + string(options.output)}
 			if cmd.Flags().Changed("lines") {

@@ -21,9 +21,8 @@ import (
 	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/version"
-	"nspawnd/dbus"
 	"nspawnd/image"
-	"nspawnd/machined"
+	"nspawnd/internal/buserror"
 )
 
 // options are the flags that verbs share.
@@ -98,7 +97,7 @@ func exitStatus(err error) int {
 		failed = failures{err}
 	}
 	for _, err := range failed {
-		if os.Geteuid() != 0 && options.host.name == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, machined.ErrAccessDenied) || dbus.Denied(err)) {
+		if os.Geteuid() != 0 && options.host.name == "" && (errors.Is(err, fs.ErrPermission) || buserror.Denied(err)) {
 			err = fmt.Errorf("%s; try: sudo machinectl-lite …", strings.TrimSuffix(err.Error(), "."))
 		}
 		fmt.Fprintf(os.Stderr, "%s: %s\n", program, printableLines(err.Error()))
@@ -136,11 +135,11 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		if err := options.reaches(cmd, args); err != nil {
 			return err
 		}
-		if overBus[cmd.Name()]&asks != 0 && options.own() && !options.noAsk {
+		if overBus[verbOf(cmd)]&asks != 0 && options.own() && !options.noAsk {
 			startAgent()
 		}
-		if options.output == wide && cmd != root && cmd.Name() != "list" {
-			return fmt.Errorf("%s: --output=%s is for list", cmd.Name(), wide)
+		if options.output == wide && cmd != root && verbOf(cmd) != "list" {
+			return fmt.Errorf("%s: --output=%s is for list", verbOf(cmd), wide)
 		}
 		return nil
 	}
@@ -164,6 +163,15 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 	persistent.Var(&options.json, "json", "Print tables as JSON: short, pretty or off")
 	persistent.BoolVarP(&options.jsonAuto, "j", "j", false, "Same as --json=pretty on a terminal, --json=short otherwise")
 	persistent.StringVar(&storeRoot, "root", image.DefaultRoot, "The image store is in `directory`")
+
+	completeFlag(root, "json", "short", "pretty", "off")
+	completeFlag(root, "output", append(slices.Clone(outputModes), wide)...)
+	if err := root.RegisterFlagCompletionFunc("machine", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		options.machine = "" // as typed so far it is none
+		return completeMachines(cmd, nil, "")
+	}); err != nil {
+		panic(err)
+	}
 
 	for _, group := range []struct {
 		title string
@@ -195,6 +203,19 @@ Exit status: 0 when everything asked for was done, 1 otherwise, with the reason 
 		}
 	}
 	return root
+}
+
+// completeFlag offers the values of a flag.
+func completeFlag(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+// verbOf is what a user types to have a command run: a verb, with another one for those that have some.
+func verbOf(cmd *cobra.Command) string {
+	_, verb, _ := strings.Cut(cmd.CommandPath(), " ")
+	return verb
 }
 
 // verbFirst puts the verb before the options that are before it, as machinectl takes them: options belong to verbs here.
@@ -303,6 +324,13 @@ type failures []error
 
 func (f failures) Error() string { return errors.Join(f...).Error() }
 
+func (f failures) orNil() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}
+
 // forEachMachine does something with every machine, also when it failed for one before.
 func forEachMachine(ctx context.Context, names []string, do func(*host, string) error) error {
 	host, err := connect(ctx)
@@ -312,14 +340,14 @@ func forEachMachine(ctx context.Context, names []string, do func(*host, string) 
 	defer host.close()
 	var failed failures
 	for _, name := range names {
+		if ctx.Err() != nil {
+			return append(failed, fmt.Errorf("interrupted before %s", name))
+		}
 		if err := do(host, name); err != nil {
 			failed = append(failed, err)
 		}
 	}
-	if failed == nil {
-		return nil
-	}
-	return failed
+	return failed.orNil()
 }
 
 // outputMode is a format of journalctl(1).

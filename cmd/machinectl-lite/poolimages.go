@@ -88,26 +88,39 @@ func listPool(ctx context.Context) error {
 
 // poolTable has machinectl's columns, for people or, with sizes in bytes and times in microseconds since 1970, for programs.
 func poolTable(images []machined.Image, exact bool) table {
-	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED"}, size: 4, values: 4}
-	flag, size, when := yesNo, func(n uint64) string { return bytesWords(int64(n)) }, timestamp
-	if exact {
-		flag, size = strconv.FormatBool, func(n uint64) string { return strconv.FormatUint(n, 10) }
-		when = func(t time.Time) string {
-			if t.IsZero() {
-				return "0"
-			}
-			return strconv.FormatInt(t.UnixMicro(), 10)
-		}
-	}
+	t := table{header: []string{"NAME", "TYPE", "RO", "USAGE", "CREATED", "MODIFIED"}, size: 4, values: []string{"RO", "USAGE", "CREATED", "MODIFIED"}}
 	slices.SortFunc(images, func(a, b machined.Image) int { return strings.Compare(a.Name, b.Name) })
 	for _, img := range images {
-		usage := ""
-		if img.Usage != machined.NoLimit {
-			usage = size(img.Usage)
-		}
-		t.rows = append(t.rows, []string{img.Name, img.Type, flag(img.ReadOnly), usage, when(img.Created), when(img.Modified)})
+		t.rows = append(t.rows, poolRow(img, cellsFor(exact)))
 	}
 	return t
+}
+
+func poolRow(img machined.Image, c cells) []string {
+	usage := ""
+	if img.Usage != machined.NoLimit {
+		usage = c.size(int64(img.Usage))
+	}
+	return []string{img.Name, img.Type, c.flag(img.ReadOnly), usage, c.when(img.Created), c.when(img.Modified)}
+}
+
+// cells write values for people, or for programs: sizes in bytes, times in microseconds since 1970, as machinectl does.
+type cells struct {
+	flag func(bool) string
+	size func(int64) string
+	when func(time.Time) string
+}
+
+func cellsFor(exact bool) cells {
+	if !exact {
+		return cells{yesNo, bytesWords, timestamp}
+	}
+	return cells{strconv.FormatBool, func(n int64) string { return strconv.FormatInt(n, 10) }, func(t time.Time) string {
+		if t.IsZero() {
+			return "0"
+		}
+		return strconv.FormatInt(t.UnixMicro(), 10)
+	}}
 }
 
 // poolStatus shows where machined's images are and what they take.

@@ -62,11 +62,13 @@ tried, also when it failed for one before. An image of systemd-nspawn is removed
 			}
 			if ours {
 				machines, err := sweepMachines(cmd.Context(), store)
+				removed = append(removed, machines...)
 				if err != nil {
-					return err
+					failed = append(failed, err)
+				} else {
+					rest, errs := store.Remove(cmd.Context(), refs)
+					removed, failed = append(removed, rest...), append(failed, errs...)
 				}
-				rest, errs := store.Remove(cmd.Context(), refs)
-				removed, failed = slices.Concat(removed, machines, rest), append(failed, errs...)
 			}
 			if err := showRemoved(removed); err != nil || failed == nil {
 				return err
@@ -99,15 +101,13 @@ It can run at any time, beside pulls and starts.` + aboutThere,
 				return err
 			}
 			removed, err := sweepMachines(cmd.Context(), store)
-			if err != nil {
-				return err
+			if err == nil {
+				var rest []image.Removed
+				rest, err = store.Clean(cmd.Context(), options.all)
+				removed = append(removed, rest...)
 			}
-			rest, err := store.Clean(cmd.Context(), options.all)
 			hidden, poolErr := cleanPool(cmd.Context())
-			if showErr := showRemoved(slices.Concat(removed, rest, hidden)); showErr != nil {
-				return showErr
-			}
-			return errors.Join(err, poolErr)
+			return errors.Join(showRemoved(append(removed, hidden...)), err, poolErr)
 		},
 	}
 }
@@ -151,7 +151,7 @@ func awaitEnded(ctx context.Context, store *image.Store) {
 // showRemoved says what is gone: as JSON each thing, for people the images and a sum.
 func showRemoved(removed []image.Removed) error {
 	if options.jsonLayout() != "" {
-		t := table{header: []string{"TYPE", "NAME", "SIZE"}}
+		t := table{header: []string{"TYPE", "NAME", "SIZE"}, values: []string{"SIZE"}}
 		for _, r := range removed {
 			t.rows = append(t.rows, []string{r.Kind, r.Name, strconv.FormatInt(r.Size, 10)})
 		}

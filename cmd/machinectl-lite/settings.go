@@ -48,12 +48,11 @@ func catCommand() *cobra.Command {
 				if out.tty { // an image's settings are a stranger's
 					text = []byte(printableLines(string(text)))
 				}
-				fmt.Fprintf(out, "# %s\n%s", path, text)
+				if _, err := fmt.Fprintf(out, "# %s\n%s", path, text); err != nil {
+					return err
+				}
 			}
-			if failed == nil {
-				return nil
-			}
-			return failed
+			return failed.orNil()
 		},
 	}
 }
@@ -73,7 +72,9 @@ the first there is of editor, nano, vim and vi. It gets copies, which take the f
 			var edited []editing
 			defer func() {
 				for _, e := range edited {
-					os.Remove(e.copy)
+					if !e.kept {
+						os.Remove(e.copy)
+					}
 				}
 			}()
 			for _, name := range names {
@@ -94,12 +95,13 @@ the first there is of editor, nano, vim and vi. It gets copies, which take the f
 			if err := runEditor(edited); err != nil {
 				return err
 			}
-			for _, e := range edited {
-				if err := e.finish(); err != nil {
-					return err
+			var failed failures
+			for i := range edited {
+				if err := edited[i].finish(); err != nil {
+					failed = append(failed, err)
 				}
 			}
-			return nil
+			return failed.orNil()
 		},
 	}
 }
@@ -130,6 +132,7 @@ func findSettings(name string) (path string, found bool, err error) {
 type editing struct {
 	path, copy string
 	before     []byte
+	kept       bool // the copy stays, since it could not take the file's place
 }
 
 // beginEditing makes a copy of a file beside the one that it is to become.
@@ -158,7 +161,7 @@ func beginEditing(path, to string) (e editing, err error) {
 }
 
 // finish puts the copy into the file's place.
-func (e editing) finish() error {
+func (e *editing) finish() error {
 	after, err := os.ReadFile(e.copy)
 	switch {
 	case err != nil:
@@ -169,7 +172,8 @@ func (e editing) finish() error {
 		return nil
 	}
 	if err := os.Rename(e.copy, e.path); err != nil {
-		return err
+		e.kept = true
+		return fmt.Errorf("%w; what was edited is in %s", err, e.copy)
 	}
 	fmt.Fprintf(os.Stderr, "Successfully installed edited file '%s'.\n", e.path)
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"nspawnd/cmd/internal/printable"
 	"nspawnd/cmd/internal/tty"
@@ -74,7 +75,7 @@ In a container without systemd, the shell or the command is run as by exec -t: a
 			if err != nil {
 				return fmt.Errorf("could not open a shell: %w", err)
 			}
-			return connectTerminal(cmd.Context(), name, quiet, &tty.Terminal{Controller: terminal, Keys: &tty.Escape{}})
+			return connectTerminal(cmd.Context(), name, quiet, &tty.Terminal{Controller: terminal, Keys: &tty.Escape{}, Plain: !term.IsTerminal(1)})
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows the machine's name is the command's

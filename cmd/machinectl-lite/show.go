@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nspawnd/dbus"
 	"nspawnd/machined"
 )
 
@@ -35,10 +36,10 @@ shown with --all. Of a machine of nspawnd that machined does not know, what its 
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 				values, err := host.machined.GetAll(cmd.Context(), name)
 				if unknown(err) {
-					if unit, runs := host.systemd.MachineUnit(cmd.Context(), name); runs {
-						values, err = map[string]any{
-							"Name": name, "Timestamp": uint64(unit.Started.UnixMicro()), "Service": machined.OwnService, "Unit": unit.Name, "Leader": unit.MainPID, "Class": machined.OwnClass, "State": "running",
-						}, nil
+					var unit dbus.Unit
+					unit, err = host.unregistered(cmd.Context(), name, err)
+					values = map[string]any{
+						"Name": name, "Timestamp": uint64(unit.Started.UnixMicro()), "Service": machined.OwnService, "Unit": unit.Name, "Leader": unit.MainPID, "Class": machined.OwnClass, "State": "running",
 					}
 				}
 				if err != nil {
@@ -58,8 +59,8 @@ func (f *propertyFlags) showManager(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Print(f.format(machineProperties(values)))
-	return nil
+	_, err = fmt.Print(f.format(machineProperties(values)))
+	return err
 }
 
 // managerProperties asks machined for its own properties.

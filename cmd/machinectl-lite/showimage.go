@@ -71,8 +71,8 @@ has too are called as there. Properties without a value are shown with --all.` +
 				if err != nil {
 					return err
 				}
-				fmt.Print(flags.format([]property{{"PoolPath", storeRoot}, {"PoolUsage", strconv.FormatInt(usage.bytes, 10)}, {"PoolLimit", "infinity"}}))
-				return nil
+				_, err = fmt.Print(flags.format([]property{{"PoolPath", storeRoot}, {"PoolUsage", strconv.FormatInt(usage.bytes, 10)}, {"PoolLimit", "infinity"}}))
+				return err
 			}
 			shown := blocks{out: os.Stdout}
 			return forEachImage(cmd.Context(), names, func(d detailedImage) error { return shown.write(flags.format(d.properties())) })
@@ -109,7 +109,7 @@ func (f *propertyFlags) format(properties []property) string {
 			continue
 		}
 		if !f.value {
-			b.WriteString(p.name + "=")
+			b.WriteString(printable.Line(p.name) + "=")
 		}
 		b.WriteString(printable.Line(p.value) + "\n")
 	}

@@ -4,13 +4,16 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +43,7 @@ disks, and received and sent over a network of their own. On a terminal the tabl
 			live := !once && options.jsonLayout() == "" && term.IsTerminal(int(os.Stdout.Fd()))
 			options.noPager = options.noPager || live
 			before, err := host.samples(cmd.Context(), names)
-			if err != nil {
+			if len(before) == 0 && err != nil {
 				return err
 			}
 			for pause := min(interval, 500*time.Millisecond); ; pause = interval {
@@ -50,14 +53,14 @@ disks, and received and sent over a network of their own. On a terminal the tabl
 					return nil
 				}
 				now, err := host.samples(cmd.Context(), names)
-				if err != nil {
+				if len(now) == 0 && err != nil { // the last of those that were named has ended
 					return err
 				}
 				if live {
 					fmt.Print("\x1b[H\x1b[2J")
 				}
-				if err := usageTable(before, now).show("machines"); err != nil || !live {
-					return err
+				if showErr := usageTable(before, now).show("machines"); showErr != nil || !live {
+					return cmp.Or(showErr, err)
 				}
 				before = now
 			}
@@ -73,10 +76,10 @@ type sample struct {
 	name string
 	at   time.Time
 	cgroup.Usage
-	received, sent string // bytes; "" in the host's network
+	received, sent uint64 // bytes; cgroup.Infinity in the host's network
 }
 
-// samples asks for the usage of the named machines, or of all. A machine that has gone meanwhile is left out unless it was named.
+// samples asks for the usage of the named machines, or of all. A machine that has gone meanwhile is left out; that is an error if it was named.
 func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
 	named := len(names) > 0
 	if !named {
@@ -88,7 +91,7 @@ func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
 			names = append(names, m.Name)
 		}
 	}
-	samples, errs := make([]sample, len(names)), make([]error, len(names))
+	samples, errs := make([]sample, len(names)), make(failures, len(names))
 	var group errgroup.Group
 	group.SetLimit(inFlight)
 	for i, name := range names {
@@ -98,10 +101,16 @@ func (h *host) samples(ctx context.Context, names []string) ([]sample, error) {
 		})
 	}
 	group.Wait()
-	if err := cmp.Or(errs...); named && err != nil {
-		return nil, fmt.Errorf("could not get what machine uses: %w", err)
+	samples = slices.DeleteFunc(samples, func(s sample) bool { return s.name == "" })
+	if !named {
+		return samples, nil
 	}
-	return slices.DeleteFunc(samples, func(s sample) bool { return s.name == "" }), nil
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = fmt.Errorf("could not get what machine uses: %w", err)
+		}
+	}
+	return samples, slices.DeleteFunc(errs, func(err error) bool { return err == nil }).orNil()
 }
 
 func (h *host) sample(ctx context.Context, name string) (sample, error) {
@@ -114,27 +123,29 @@ func (h *host) sample(ctx context.Context, name string) (sample, error) {
 		leader, group = properties.Leader, path.Join(group, properties.Subgroup)
 	}
 	s := sample{name: name, at: time.Now()}
-	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", group)); err != nil {
+	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", group)); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+		err = fmt.Errorf("%s has ended", name)
+	}
+	if err != nil {
 		return sample{}, err
 	}
 	s.received, s.sent = networkTotals(leader)
 	return s, nil
 }
 
-// networkTotals adds up what the interfaces of a process's network have received and sent, but for the loopback; "" if the network is the host's.
-func networkTotals(pid uint32) (received, sent string) {
+// networkTotals adds up what the interfaces of a process's network have received and sent, but for the loopback; cgroup.Infinity if the network is the host's.
+func networkTotals(pid uint32) (received, sent uint64) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	own, err := os.Readlink(dir + "ns/net")
 	host, _ := os.Readlink("/proc/1/ns/net")
 	if err != nil || own == host {
-		return "", ""
+		return cgroup.Infinity, cgroup.Infinity
 	}
 	file, err := os.Open(dir + "net/dev")
 	if err != nil {
-		return "", ""
+		return cgroup.Infinity, cgroup.Infinity
 	}
 	defer file.Close()
-	var in, out uint64
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		name, counters, found := strings.Cut(lines.Text(), ":")
 		fields := strings.Fields(counters)
@@ -143,14 +154,15 @@ func networkTotals(pid uint32) (received, sent string) {
 		}
 		r, _ := strconv.ParseUint(fields[0], 10, 64)
 		s, _ := strconv.ParseUint(fields[8], 10, 64)
-		in, out = in+r, out+s
+		received, sent = received+r, sent+s
 	}
-	return bytesWords(int64(in)), bytesWords(int64(out))
+	return received, sent
 }
 
 // usageTable shows the later of two samples of machines. How much of a processor one takes is what it took between them.
 func usageTable(before, now []sample) table {
-	t := table{header: []string{"MACHINE", "CPU", "MEMORY", "LIMIT", "TASKS", "READ", "WRITTEN", "RECEIVED", "SENT"}}
+	t := table{header: []string{"MACHINE", "CPU", "MEMORY", "LIMIT", "TASKS", "READ", "WRITTEN", "RECEIVED", "SENT"}, values: []string{"CPU", "MEMORY", "LIMIT", "TASKS", "READ", "WRITTEN", "RECEIVED", "SENT"}}
+	words := cellsFor(options.jsonLayout() != "").size
 	earlier := map[string]sample{}
 	for _, s := range before {
 		earlier[s.name] = s
@@ -159,7 +171,7 @@ func usageTable(before, now []sample) table {
 		if n == cgroup.Infinity {
 			return ""
 		}
-		return bytesWords(int64(n))
+		return words(int64(n))
 	}
 	for _, s := range now {
 		cpu, tasks := "", ""
@@ -169,7 +181,7 @@ func usageTable(before, now []sample) table {
 		if s.Tasks != cgroup.Infinity {
 			tasks = strconv.FormatUint(s.Tasks, 10)
 		}
-		t.rows = append(t.rows, []string{s.name, cpu, size(s.Memory), size(s.MemoryMax), tasks, size(s.Read), size(s.Written), s.received, s.sent})
+		t.rows = append(t.rows, []string{s.name, cpu, size(s.Memory), size(s.MemoryMax), tasks, size(s.Read), size(s.Written), size(s.received), size(s.sent)})
 	}
 	return t
 }

@@ -103,8 +103,8 @@ func (h *host) status(ctx context.Context, name string) (status, error) {
 	var s status
 	var err error
 	if s.Properties, err = h.machined.Get(ctx, name); unknown(err) {
-		unit, runs := h.systemd.MachineUnit(ctx, name)
-		if !runs {
+		unit, err := h.unregistered(ctx, name, err)
+		if err != nil {
 			return s, err
 		}
 		s.Properties = machined.Properties{
@@ -348,6 +348,7 @@ func showJournal(ctx context.Context, out *output, unit string, since time.Time)
 	buffered := bufio.NewReader(lines)
 	if _, err := buffered.Peek(1); err == nil {
 		if _, err := io.Copy(out, io.MultiReader(strings.NewReader("\n"), buffered)); err != nil {
+			lines.Close() // or it waits for somebody to read the rest
 			return errors.Join(err, journal.Wait())
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -23,7 +24,7 @@ type table struct {
 	numbers int        // of how many columns at the left are numbers or percentages: flush right, and numbers in JSON
 	size    int        // a column, from 1, of sizes: flush right; 0 for none
 	texts   int        // of how many columns at the right an empty cell is an empty text
-	values  int        // of how many columns at the right a cell is JSON as it stands
+	values  []string   // columns of which a cell is JSON as it stands, but for a percent sign
 }
 
 // show prints the table the way the options say, with a footer that counts what it lists unless it has another.
@@ -44,6 +45,14 @@ func (t table) show(things string) (err error) {
 		_, err = fmt.Fprintf(out, "No %s.\n", things)
 	}
 	return err
+}
+
+// column gives the cells of a column, from 0.
+func (t table) column(i int) (cells []string) {
+	for _, row := range t.rows {
+		cells = append(cells, row[i])
+	}
+	return cells
 }
 
 // print writes the table as systemd's tools do: columns one space apart, the header underlined, and, in a terminal that is
@@ -179,9 +188,9 @@ func (t table) printJSON(out *output, layout string) error {
 			switch {
 			case value == "" && !t.isText(j):
 				fields[j] += out.paint(bright, "null")
-			case j >= len(row)-t.values && (value == "true" || value == "false"):
+			case slices.Contains(t.values, t.header[j]) && (value == "true" || value == "false"):
 				fields[j] += out.paint(bright, value)
-			case j < t.numbers || j >= len(row)-t.values:
+			case j < t.numbers || slices.Contains(t.values, t.header[j]):
 				fields[j] += out.paint(blue, strings.TrimSuffix(value, "%"))
 			default:
 				fields[j] += text(value)

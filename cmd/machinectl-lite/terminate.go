@@ -30,11 +30,16 @@ when systemd has taken the order; it does not wait for the end.`,
 
 // terminate stops the unit of a machine, also of one of ours that machined does not know.
 func (h *host) terminate(ctx context.Context, name string) error {
-	err := h.instance(ctx, name, "Terminate", func() error { return h.machined.Terminate(ctx, name) })
-	if unknown(err) {
-		if unit, runs := h.systemd.MachineUnit(ctx, name); runs {
-			err = h.systemd.BeginStop(ctx, unit.Name)
-		}
+	unit, ours, err := h.systemd.MachineUnit(ctx, name)
+	if ours && err == nil {
+		err = h.thaw(ctx, unit)
+	}
+	if err != nil {
+		return fmt.Errorf("could not terminate machine: %w", err)
+	}
+	err = h.instance(ctx, name, "Terminate", func() error { return h.machined.Terminate(ctx, name) })
+	if unknown(err) && ours {
+		err = h.systemd.BeginStop(ctx, unit.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("could not terminate machine: %w", err)

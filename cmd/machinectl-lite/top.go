@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"nspawnd/dbus"
+	"nspawnd/machined"
 	"nspawnd/units"
 )
 
@@ -41,7 +43,10 @@ processor time and the command line.`,
 }
 
 func (h *host) top(ctx context.Context, name string) (table, error) {
-	t := table{header: []string{"PID", "INNER", "USER", "STATE", "TIME", "COMMAND"}}
+	t := table{header: []string{"PID", "INNER", "USER", "STATE", "TIME", "COMMAND"}, values: []string{"PID", "INNER", "USER"}}
+	if name == machined.Host {
+		return t, errors.New(".host is this host; top(1) shows its processes")
+	}
 	unit, err := h.unitOf(ctx, name)
 	if err != nil {
 		return t, err

@@ -202,7 +202,7 @@ func exportImageCommand(format importd.Format, word, short, example string) *cob
 		`Write an image of /var/lib/machines to a file or, without one or with -, to standard output.`+aboutTransfers+`Images of nspawnd are what export-oci writes, and trees of its machines export.
 
 It is compressed as --format says, otherwise as the end of the file's name: .xz, .gz, .bz2 or .zst; zstd takes a systemd newer than 257. A file that is there is
-replaced when the new one is complete.`, example, nil)
+replaced when the new one is complete; where it goes on in the background, it does so under another name, which is said.`, example, nil)
 	cmd.ValidArgsFunction = nil
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		compression, err := compressionOf(flags.format, argument(args, 1))
@@ -354,7 +354,7 @@ func compressionOf(wanted, path string) (string, error) {
 	return "", fmt.Errorf("--format: %q is not one of uncompressed, xz, gzip, bzip2, zstd", wanted)
 }
 
-// exportFile is what an export writes: a new file beside its place, which it takes when it is complete, or goes on without us.
+// exportFile is what an export writes: a new file beside its place, which it takes when it is complete or, where there is no file yet, when it goes on without us.
 type exportFile struct {
 	file   *os.File
 	target string // "" when it is written in place, such as a pipe
@@ -406,14 +406,18 @@ func (e *exportFile) finish(err error) error {
 	if closing := e.file.Close(); err == nil {
 		err = closing
 	}
-	if err == nil || errors.Is(err, errInBackground) {
-		failed := os.Rename(e.file.Name(), e.target)
-		if failed == nil {
-			return err
+	switch {
+	case err == nil:
+		err = os.Rename(e.file.Name(), e.target)
+	case errors.Is(err, errInBackground):
+		if unix.Renameat2(unix.AT_FDCWD, e.file.Name(), unix.AT_FDCWD, e.target, unix.RENAME_NOREPLACE) != nil {
+			return fmt.Errorf("%s stays as it is; what is not complete goes on in %s", e.target, e.file.Name())
 		}
-		err = failed
+		return err
 	}
-	os.Remove(e.file.Name())
+	if err != nil {
+		os.Remove(e.file.Name())
+	}
 	return err
 }
 

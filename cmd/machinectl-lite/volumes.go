@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +50,7 @@ the machines that have it.`,
 				return err
 			}
 			var failed failures
-			t := table{header: []string{"NAME", "SIZE", "CREATED", "MACHINES", "PATH"}}
+			t := table{header: []string{"NAME", "SIZE", "CREATED", "MACHINES", "PATH"}, values: []string{"SIZE"}}
 			for _, name := range names {
 				i := slices.IndexFunc(volumes, func(v image.Volume) bool { return v.Name == name })
 				if i < 0 {
@@ -59,12 +58,8 @@ the machines that have it.`,
 					continue
 				}
 				v := volumes[i]
-				size := image.DiskUsage(v.Path)
-				cell := strconv.FormatInt(size, 10)
-				if options.jsonLayout() == "" {
-					cell = bytesWords(size)
-				}
-				t.rows = append(t.rows, []string{v.Name, cell, created(v), strings.Join(v.Users, " "), v.Path})
+				size := cellsFor(options.jsonLayout() != "").size(image.DiskUsage(v.Path))
+				t.rows = append(t.rows, []string{v.Name, size, created(v), strings.Join(v.Users, " "), v.Path})
 			}
 			if len(t.rows) > 0 {
 				if err := t.show("volumes"); err != nil {

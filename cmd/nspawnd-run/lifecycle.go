@@ -159,8 +159,11 @@ func (g *lifecycleFlags) machineDir(store *image.Store, m *units.Machine, manage
 		if err == nil && g.startKept != "" {
 			var bus *dbus.Conn
 			// Asked with the lock held: the client of another start lets go of it when the units are there.
-			if bus, _, err = manager(); err == nil && !bus.AwaitDirectory(context.Background(), m.Name) {
-				err = nameTaken(m.Name, errors.New("it runs"))
+			if bus, _, err = manager(); err == nil {
+				var free bool
+				if free, err = bus.AwaitDirectory(context.Background(), m.Name); err == nil && !free {
+					err = nameTaken(m.Name, errors.New("it runs"))
+				}
 			}
 			if err != nil {
 				dir.Close()

@@ -72,7 +72,7 @@ func (g *processFlags) apply(m *units.Machine, o *units.Options) (err error) {
 	if err := g.environment(o); err != nil {
 		return err
 	}
-	if g.hostname != "" && !units.ValidHostname(g.hostname) {
+	if g.hostname != "" && !units.ValidName(g.hostname) {
 		return fmt.Errorf("--hostname: %q is not a hostname", g.hostname)
 	}
 	if g.zone != "" {

@@ -35,7 +35,7 @@ func (g *unitFlags) register(f *pflag.FlagSet) {
 
 func (g *unitFlags) apply(m *units.Machine, _ *units.Options) error {
 	if g.name != "" && !units.ValidName(g.name) {
-		return fmt.Errorf("--name: %q is not a machine name (letters, digits, \"-\", \"_\" and \".\" between them, at most 64)", g.name)
+		return fmt.Errorf("--name: %q is not a machine name (letters and digits, \"-\" and \".\" between them, at most 64)", g.name)
 	}
 	m.Name, m.Detached, m.Flavor = g.name, g.detach, units.Flavor(g.flavor)
 	switch {

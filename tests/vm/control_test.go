@@ -26,6 +26,23 @@ func TestControl(t *testing.T) {
 			outcome{"nspawnd-run -d --name deaf --entrypoint sleep --stop-timeout 60 " + redis + " inf > /dev/null; timeout 20 machinectl-lite stop -t 1 deaf || echo late; systemctl is-active nspawnd-deaf; systemctl reset-failed nspawnd-deaf", 0, "failed\n", ""},
 			outcome{start("one", "", "trap") + start("two", "", "trap") + "machinectl-lite stop one nosuch two; echo $?; machinectl-lite list --no-legend", 0, "1\n", "machinectl-lite: could not stop machine: No machine 'nosuch' known\n"},
 
+			// One that was waited for and starts again is not the next one.
+			outcome{start("one", "", "trap") + start("two", "", "trap") + "machinectl-lite wait one two > /tmp/waited & waiting=$!; sleep 2; machinectl-lite stop one; await grep -q 0 /tmp/waited; nspawnd-run --name one " + tiny +
+				" exit 3; sleep 0.5; machinectl-lite kill -s KILL two; wait $waiting; cat /tmp/waited; systemctl reset-failed nspawnd-two", 0, "0\n137\n", ""},
+			// Each has its own status, in whatever order they end; one that has ended, what is known of it.
+			outcome{sh("first", "", "sleep 4; exit 3") + sh("second", "", "sleep 2; exit 4") + "machinectl-lite wait first second nosuch; await systemctl is-failed -q nspawnd-first nspawnd-second; machinectl-lite wait second; systemctl reset-failed nspawnd-first nspawnd-second", 0, "3\n4\n4\n",
+				"machinectl-lite: could not wait for machine: No machine 'nosuch' known\n"},
+			// Between two runs a machine is one that can be stopped; and the limit of starts is its own, which is none.
+			outcome{sh("again", "--restart always", "exit 7") + `await sh -c '[ $(systemctl show -P NRestarts nspawnd-again) -ge 6 ]'; await sh -c 'machinectl-lite list --no-legend -o wide | grep -q "^again .* activating "'
+				await machinectl-lite status -n 0 again > /dev/null; machinectl-lite stop again; machinectl-lite list --no-legend; systemctl reset-failed nspawnd-again 2> /dev/null || :`, 0, "", ""},
+			outcome{start("cold", "", "trap") + "for verb in stop terminate restart; do machinectl-lite pause cold; machinectl-lite $verb cold; await sh -c '[ $(systemctl show -P FreezerState nspawnd-cold) = running ]'; [ $verb = restart ] || { await sh -c '! systemctl -q is-active nspawnd-cold'; " +
+				start("cold", "", "trap") + " }; done; machinectl-lite stop cold", 0, "", ""},
+			outcome{"machinectl-lite kill --signal=list | sed -n '1p; /SIGTERM/p'; machinectl-lite kill -s help --no-legend | wc -l", 0, "SIGNAL NAME\n    15 SIGTERM\n64\n", ""},
+			outcome{"machinectl-lite logs nosuch; machinectl-lite top .host", 1, "", "machinectl-lite: nosuch: no machine of that name runs, and the journal has nothing of one\nmachinectl-lite: could not get processes of machine: .host is this host; top(1) shows its processes\n"},
+			// What nobody got is an error, and does not hang.
+			outcome{sh("loud", "", "seq 50000; echo ready; exec sleep inf") + `said loud ready; for verb in list show "show loud" "status -n 100000 loud" "wait --condition=running loud"; do timeout 20 machinectl-lite $verb > /dev/full 2> /tmp/why; echo $? $(grep -c "no space left" /tmp/why); done; machinectl-lite stop -t 0 loud; systemctl reset-failed nspawnd-loud`, 0,
+				"1 1\n1 1\n1 1\n1 1\n0 0\n", ""},
+
 			outcome{"(sleep 0.5; " + start("late", "", "trap") + ") & machinectl-lite wait --condition=running late; systemctl is-active nspawnd-late; machinectl-lite stop late; wait", 0, "active\n", ""},
 			outcome{sh("well", "--health-interval 1s --health-cmd \"test -e /tmp/well\"", "sleep 2; touch /tmp/well; sleep 60") + "machinectl-lite wait --condition=healthy well; machinectl-lite status well | grep -o 'Health: healthy'; machinectl-lite stop -t 1 well; systemctl reset-failed nspawnd-well", 0, "Health: healthy\n", ""},
 			outcome{start("bare", "", "trap") + "machinectl-lite wait --condition=healthy bare; echo $?; machinectl-lite stop bare", 0, "1\n", "machinectl-lite: could not wait for machine: bare has no health check\n"},
@@ -76,7 +93,8 @@ func TestStats(t *testing.T) {
 		m.signedImages()
 		m.expect(t,
 			outcome{"nspawnd-run -d --name busy -m 64m --network none " + tiny + " burn 60; nspawnd-run -d --name idle " + tiny + " trap", 0, "busy\nidle\n", ""},
-			outcome{"machinectl-lite stats --json=short | jq -r '.[] | [.machine, .received, .cpu != null] | @tsv'", 0, "busy\t0B\ttrue\nidle\t\ttrue\n", ""},
+			outcome{"machinectl-lite stats --json=short | jq -r '.[] | [.machine, .received, .cpu != null] | @tsv'", 0, "busy\t0\ttrue\nidle\t\ttrue\n", ""},
+			outcome{"machinectl-lite stats --no-stream --no-legend busy nosuch idle | cut -d' ' -f1; machinectl-lite stats --json=short | jq -r '.[] | .cpu | type' | sort -u", 0, "busy\nidle\nnumber\n", "machinectl-lite: could not get what machine uses: No machine 'nosuch' known\n"},
 			outcome{"machinectl-lite stats --no-stream --json=short busy | jq -r '.[].cpu' | awk '{ exit !($1 + 0 > 5 && $1 + 0 < 250) }'", 0, "", ""},
 			outcome{"machinectl-lite stats --no-legend idle | cut -d' ' -f1,2", 0, "idle 0.0%\n", ""},
 			outcome{"machinectl-lite stats nosuch", 1, "", "machinectl-lite: could not get what machine uses: No machine 'nosuch' known\n"},

@@ -92,6 +92,7 @@ func TestMachineOption(t *testing.T) {
 			"-M alice@bootc":                          "--machine: a container's bus is asked as its root, by --machine=bootc alone; as another user: machinectl-lite shell alice@bootc",
 			"-M '' list":                              "--machine: a machine's name is never empty",
 			"-M bootc exec web true":                  "exec works on its own host alone, not by --machine; .*: machinectl shell bootc /usr/bin/env machinectl-lite exec …",
+			"-M nosuch trust list":                    "trust list works on its own host alone, .*",
 			"-M bootc tag a b":                        "tag works on its own host alone, .*",
 			"-M bootc clean --all":                    "clean: --all spares the images of systemd-nspawn, .*: machinectl … clean --all",
 			"-M bootc bind inner x /x":                `bind: with --machine, "x" would be a path there and has to be absolute`,
@@ -192,6 +193,7 @@ func TestHostOption(t *testing.T) {
 		for command, want := range map[string]string{
 			"-H localhost exec web true":                    "exec works on its own host alone, not by --host; .*: ssh -t localhost machinectl-lite exec …",
 			"-H a@b:22/c logs web":                          "logs works on its own host alone, .*: ssh -t -p 22 a@b machinectl shell c /usr/bin/env machinectl-lite logs …",
+			"-H web1 trust remove example.com/x":            "trust remove works on its own host alone, .*: ssh -t web1 machinectl-lite trust remove …",
 			"-H localhost shell":                            "shell passes a file or a terminal, which does not go through --host; there: ssh -t localhost machinectl shell …",
 			"-H localhost:22/bootc login":                   "login passes .*: ssh -t -p 22 localhost machinectl --machine=bootc login …",
 			"-H localhost import-raw - x < /dev/null":       "import-raw passes a file .*: ssh localhost importctl -m import-raw …",

@@ -110,6 +110,8 @@ func execTerminal(t *testing.T, m *Machine) {
 	m.expect(t,
 		outcome{"machinectl-lite exec --detach-keys=nosuch tty true", 125, "", "/^machinectl-lite: --detach-keys: .*\n$/"},
 		outcome{"machinectl-lite exec tty tty | cat", 0, "not a tty\n", ""},
+		// The end of the input is one, also for what sets its terminal up later.
+		outcome{"timeout 30 machinectl-lite exec -t tty bash --norc -i < /dev/null > /dev/null; echo $?; echo 'exit 5' | timeout 30 machinectl-lite shell tty bash --norc -i > /dev/null", 5, "0\n", ""},
 		outcome{"machinectl-lite exec -t tty sh -c 'tty; stty size' < /dev/null", 0, "/^/dev/pts/[0-9]\r\n24 80\r\n$/", ""},
 		outcome{"machinectl-lite exec -d -t tty true", 125, "", "machinectl-lite: exec: --detach leaves nobody for --interactive or --tty\n"},
 		// A terminal that goes takes the command with it, as any.

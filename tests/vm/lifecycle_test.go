@@ -95,13 +95,14 @@ func keeps(t *testing.T, m *Machine) {
 		outcome{"nspawnd-run --name pet " + tiny + " true", 125, "", "/name is a kept machine's/"},
 		// As after a reboot: nothing of it is in the manager, and /run is empty.
 		outcome{"systemctl daemon-reexec; umount -Rq /run/nspawnd/mounts; rm -rf /run/nspawnd; machinectl-lite start pet; " + up + "machinectl-lite list-kept --no-legend; machinectl-lite status pet | grep Label", 0, "/^pet\nfirst\nfirst\npet +running.*\n.*Label: a=b\n$/", ""},
-		outcome{"machinectl-lite start pet", 125, "", "/^nspawnd-run: pet: the name pet is taken: it runs .*\n$/"},
+		outcome{"machinectl-lite start pet", 0, "", ""}, // as systemctl start
+		outcome{"setpriv --reuid=65534 --regid=65534 --clear-groups machinectl-lite start pet", 1, "", "/^machinectl-lite: kept machine pet: .*permission denied; try: sudo machinectl-lite …\n$/"},
 		outcome{"machinectl-lite remove-machine pet", 1, "", "/machine pet runs; to end it/"},
 		outcome{"machinectl-lite rename pet cat", 1, "", "machinectl-lite: machine pet runs; to end it: machinectl-lite terminate pet\n"},
 		outcome{down + "machinectl-lite start pet; " + up + down, 0, "pet\nfirst\nfirst\nfirst\n", ""},
 		// By another name it goes on with what it has written, which is its unit's and its host's too.
 		outcome{"nspawnd-run -d --keep --name taken " + tiny + " trap; nspawnd-run -d --name runs " + tiny + " trap; machinectl-lite rename pet taken; machinectl-lite rename pet runs; machinectl-lite rename pet a/b; machinectl-lite rename pet; machinectl-lite stop -t 0 runs taken; machinectl-lite rm taken; systemctl reset-failed nspawnd-runs nspawnd-taken 2> /dev/null || :", 0, "taken\nruns\n",
-			"machinectl-lite: a machine taken runs\nmachinectl-lite: a machine runs runs\nmachinectl-lite: \"a/b\" is no name for a machine: up to 64 letters, digits, hyphens and underscores, and dots between\nmachinectl-lite: rename takes a name and a new one (see machinectl-lite rename --help)\n"},
+			"machinectl-lite: a machine taken runs\nmachinectl-lite: a machine runs runs\nmachinectl-lite: \"a/b\" is no name for a machine: up to 64 letters and digits, with hyphens and dots between\nmachinectl-lite: rename takes a name and a new one (see machinectl-lite rename --help)\n"},
 		outcome{"machinectl-lite __complete rename p 2> /dev/null | grep -x pet; machinectl-lite rename pet cat; machinectl-lite status cat; machinectl-lite list-kept --no-legend; machinectl-lite start cat; await test -s /srv/v/starts; wc -l < /srv/v/starts; rm /srv/v/starts; machinectl-lite exec cat cat /proc/sys/kernel/hostname; machinectl-lite stop cat; machinectl-lite rename cat pet", 0,
 			"/^pet\ncat +stopped .*redis.*\ncat\n4\ncat\n$/", "/^machinectl-lite: machine cat has stopped and is kept; to start it: machinectl-lite start cat\n/"},
 		// What has lost its trust does not start.
@@ -111,6 +112,10 @@ func keeps(t *testing.T, m *Machine) {
 		outcome{"nspawnd-run --name bad --keep -p WorkingDirectory=/no/such " + tiny + "; machinectl-lite list-kept --no-legend", 0, "", "/^nspawnd-run: bad: .*\n$/"},
 		outcome{"nspawnd-run --keep --rm " + tiny, 125, "", "nspawnd-run: --keep and --rm are opposites\n"},
 	)
+	// Who is interrupted starts no more.
+	m.expect(t, outcome{"for k in late other; do nspawnd-run -d --keep --name $k --sdnotify=container " + tiny + " notify 3 && systemctl stop nspawnd-$k; done; await sh -c '[ $(machinectl-lite list-kept --no-legend | grep -c stopped) = 2 ]'; " +
+		"machinectl-lite start late other & starting=$!; await sh -c '[ $(systemctl show -P ActiveState nspawnd-late) = activating ]'; kill $starting; wait $starting; status=$?; systemctl is-active nspawnd-other; machinectl-lite rm -f late other; exit $status", 1,
+		"late\nother\nlate\ninactive\n", "machinectl-lite: kept machine late: interrupted; it may have been started\nmachinectl-lite: interrupted before other\n"})
 	// How it ended, from the manager and then from the journal.
 	m.expect(t,
 		outcome{"nspawnd-run -d --keep --name ends " + tiny + " exit 3; await systemctl is-failed -q nspawnd-ends; machinectl-lite status ends; systemctl reset-failed nspawnd-ends; await sh -c 'machinectl-lite inspect ends | grep -q ExitStatus'; machinectl-lite status ends", 1,

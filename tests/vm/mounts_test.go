@@ -125,7 +125,7 @@ func volumes(t *testing.T, m *Machine, in func(flags, script string) string, sta
 		outcome{in("-v a:/data", "ls /data"), 0, "redis.conf\n", ""},
 		outcome{stay("user", "-v a:/d -v b:/e") + verb("remove-volume a none"), 1, "",
 			"machinectl-lite: volume a: machine user has it; to end that: machinectl-lite terminate user\nmachinectl-lite: volume none: not in the store; machinectl-lite list-volumes shows what is there\n"},
-		outcome{verb("list-volumes --no-legend") + " | grep -c user; " + verb("volume-status a --json=short") + " | jq -r '.[] | .machines, .path, (.size | tonumber > 100000)'", 0, "2\nuser\n/var/lib/nspawnd/volumes/a\ntrue\n", ""},
+		outcome{verb("list-volumes --no-legend") + " | grep -c user; " + verb("volume-status a --json=short") + " | jq -r '.[] | .machines, .path, (.size > 100000)'", 0, "2\nuser\n/var/lib/nspawnd/volumes/a\ntrue\n", ""},
 		outcome{verb("clean --all") + " > /dev/null; ls /var/lib/nspawnd/volumes", 0, "a\nb\ndata\n", ""},
 		outcome{verb("terminate user; ") + verb("remove-volume a b"), 0, "/^Removed volume 'a'\nRemoved volume 'b'\nFreed [0-9.]+K: 2 volumes\n$/", ""},
 		outcome{verb("__complete remove-volume '' 2>/dev/null") + "; ls /var/lib/nspawnd/volumes /var/lib/nspawnd/tmp", 0, "data\n:4\n/var/lib/nspawnd/tmp:\n\n/var/lib/nspawnd/volumes:\ndata\n", ""},

@@ -43,9 +43,10 @@ func TestPoolImages(t *testing.T) {
 			outcome{"machinectl-lite clean --all" + exists("tree"), 0, "/^Removed image '" + stored + "'\nRemoved image '.hidden'\nFreed .*: 2 images, .*\ntree\n$/", ""},
 			outcome{"machinectl-lite clean; machinectl-lite image-status nosuch", 1, "", "/^machinectl-lite: image .*nosuch.*: not in the store/"},
 
+			outcome{"machinectl-lite list-images -o json | jq -c 'map(select(.name == \"tree\"))[0] | [(.ro, .created, .usage | type)], keys' | head -1", 0, "/^\\[\"boolean\",\"number\",\"(number|null)\"\\]\n$/", ""},
 			// Without machined there is the store.
-			outcome{"machinectl-lite pull-oci -q " + tiny + " > /dev/null; systemctl mask --runtime --now -q systemd-machined dbus-org.freedesktop.machine1; machinectl-lite list-images --no-legend | cut -d' ' -f1; machinectl-lite clean; machinectl-lite remove tree; systemctl unmask --runtime -q systemd-machined dbus-org.freedesktop.machine1", 0,
-				stored + "\n", "/^machinectl-lite: image .*tree.*: not in the store/"},
+			outcome{"machinectl-lite pull-oci -q " + tiny + " > /dev/null; systemctl mask --runtime --now -q systemd-machined; machinectl-lite list-images --no-legend | cut -d' ' -f1; machinectl-lite clean; machinectl-lite list --no-legend; nspawnd-run -d --name unlisted " + tiny + " trap; machinectl-lite list --no-legend; machinectl-lite stop unlisted; machinectl-lite remove tree; systemctl unmask --runtime -q systemd-machined", 0,
+				"/^" + stored + "\nunlisted\nunlisted +container nspawnd .*\n$/", "/^machinectl-lite: image .*tree.*: not in the store/"},
 		)
 	})
 }

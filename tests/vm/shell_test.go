@@ -57,6 +57,9 @@ func TestShell(t *testing.T) {
 					t.Errorf("%s:\nours %q\nmachinectl %q", command, ours, theirs)
 				}
 			}
+			// Into a file goes what the command says.
+			const into = " shell -q bootc /bin/printf '\\033[31mred\\033[0m\\n' < /dev/null > /tmp/"
+			m.expect(t, outcome{"machinectl" + into + "theirs; machinectl-lite" + into + "ours; cmp /tmp/theirs /tmp/ours && cat /tmp/ours", 0, "/^\x1b\\[31mred\x1b\\[0m\r\n/", ""})
 			for command, want := range map[string]string{
 				"shell nosuch":       "machinectl-lite: could not open a shell: No machine 'nosuch' known\n",
 				"shell bootc echo":   "machinectl-lite: could not open a shell: Specified path 'echo' is not absolute\n",

@@ -53,7 +53,7 @@ func TestStoreVerbs(t *testing.T) {
 			outcome{stored, 0, "localhost/kept:1\n" + redis + ":latest\n", ""},
 			outcome{"rm /var/lib/nspawnd/images/" + redis + ":latest.json; " + verb("clean"), 0, "", ""},
 			// What a machine had that has just ended goes with it.
-			outcome{verb("terminate web") + "; " + verb("clean --json=short"), 0, "/^\\[\\{\"type\":\"blob\",\"name\":\"sha256:.*\"type\":\"layer\",\"name\":\"sha256:.*\",\"size\":\"[0-9]{7,}\"\\}\\]\n$/", ""},
+			outcome{verb("terminate web") + "; " + verb("clean --json=short"), 0, "/^\\[\\{\"type\":\"blob\",\"name\":\"sha256:.*\"type\":\"layer\",\"name\":\"sha256:.*\",\"size\":[0-9]{7,}\\}\\]\n$/", ""},
 			outcome{"for i in 1 2 3 4 5; do nspawnd-run --entrypoint true " + nginx + " >/dev/null && " + verb("remove "+nginx) + " >/dev/null || exit; done", 0, "", ""},
 			// The directory of a machine whose unit is gone.
 			outcome{"mkdir -p /var/lib/nspawnd/machines/dead.1/upper; cp /var/lib/nspawnd/images/localhost/kept:1.json /var/lib/nspawnd/machines/dead.1/image.json; " + verb("clean"), 0, "/^Freed [0-9.]+K: 1 machine\n$/", ""},

@@ -289,6 +289,14 @@ func TestTransferList(t *testing.T) {
 			t.Errorf("status %d, %q", status, shown)
 		}
 		m.expect(t, outcome{"await sh -c 'machinectl-lite list-transfers | grep -q No' && xz -dc /tmp/x.xz | cmp - /srv/web/big.raw", 0, "", ""})
+		// But not in that of another, until it is complete.
+		d = m.dialog(t, 80, "echo before > /tmp/x.xz; machinectl-lite export-raw disk /tmp/x.xz; cat /tmp/x.xz; ls -A /tmp | grep '#'")
+		d.await("saving to '/tmp/x.xz'")
+		d.say(ctrlC)
+		if status, shown := d.end(); status != 0 || !regexp.MustCompile(`/tmp/x.xz stays as it is; what is not complete goes on in /tmp/\.#export-\w+\r\nbefore\r\n\.#export-\w+\r\n$`).MatchString(shown) {
+			t.Errorf("status %d, %q", status, shown)
+		}
+		m.expect(t, outcome{"await sh -c 'machinectl-lite list-transfers | grep -q No' && xz -dc /tmp/.#export-* | cmp - /srv/web/big.raw; rm /tmp/.#export-*", 0, "", ""})
 
 		// Others can send signals, too.
 		m.must("systemd-run -q --unit=three machinectl-lite pull-raw " + slow + "big.raw spoofed")

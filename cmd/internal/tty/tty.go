@@ -24,6 +24,7 @@ type Terminal struct {
 	Machine    *os.File      // the end that the machine gets; nil: it has it already
 	Keys       Scanner       // for the keys that end the connection; nil: none do
 	Hangup     func() bool   // whether to go on when nobody has the machine's end open; nil: no
+	Plain      bool          // leave out what systemd tells terminals about the context of a command (OSC 3008), which is nothing for files
 	last       atomic.Uint32 // byte that was shown
 	before     *term.State   // of the caller's terminal; nil: it was not changed
 }
@@ -98,7 +99,15 @@ func (t *Terminal) Attach(output *sync.WaitGroup, left func()) error {
 			t.resize()
 		}
 	}()
-	output.Go(func() { _, _ = io.Copy(shown{t}, hanging{t}) })
+	output.Go(func() {
+		if !t.Plain {
+			_, _ = io.Copy(shown{t}, hanging{t})
+			return
+		}
+		plain := withoutContext{to: shown{t}}
+		_, _ = io.Copy(&plain, hanging{t})
+		plain.flush()
+	})
 	go t.input(left)
 	return nil
 }
@@ -164,8 +173,13 @@ func (t *Terminal) input(left func()) {
 		if last != '\n' {
 			_, _ = t.Controller.WriteString(end)
 		}
-		_, _ = t.Controller.WriteString(end)
-		return
+		// Again, less and less often: what sets its terminal up later flushes what was typed before.
+		for pause := 250 * time.Millisecond; ; pause *= 2 {
+			if _, err := t.Controller.WriteString(end); err != nil || pause > time.Minute {
+				return
+			}
+			time.Sleep(pause)
+		}
 	}
 }
 
