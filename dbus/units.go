@@ -22,7 +22,9 @@ const callTimeout = 25 * time.Second
 var running = []string{"active", "reloading", "refreshing", "deactivating"}
 
 // restarting says whether Restart= is about to start a service again, which has no process until then.
-func restarting(active, sub string) bool { return active == "activating" && strings.HasPrefix(sub, "auto-restart") }
+func restarting(active, sub string) bool {
+	return active == "activating" && strings.HasPrefix(sub, "auto-restart")
+}
 
 // Machines gives the names of our machines whose units run, and of those that are about to be restarted. machined does not know all of them: a unit's client may have died before
 // it registered the machine, and a unit that systemd restarts by itself is not registered again.
