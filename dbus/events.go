@@ -32,8 +32,8 @@ const (
 const setupTimeout = 3 * time.Second
 
 // Events tells of machines, of all origins, as long as the connection lasts: the error then is from the bus. running are those of ours that
-// run; it is brought up to date, so that what began and ended between two connections is told of by the second one.
-func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Event)) error {
+// run; it is brought up to date, so that what began and ended between two connections is told of by the second one. follows is called when nothing more is missed.
+func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Event), follows func()) error {
 	signals := make(chan *dbus.Signal, 64)
 	c.Bus.Signal(signals)
 	defer c.Bus.RemoveSignal(signals)
@@ -62,6 +62,8 @@ func (c *Conn) Events(ctx context.Context, running map[string]bool, tell func(Ev
 	f := &follower{running: running, tell: tell, since: uint64(since.Nano() / 1000), ended: map[string]uint64{}, gone: func(unit string) bool { return !c.loaded(ctx, unit) }}
 	f.compare(now)
 	registry := bussender.Of(c.Bus, machinedName)
+	registry.Ask(setup)
+	follows()
 	for {
 		select {
 		case signal, open := <-signals:

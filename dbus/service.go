@@ -403,17 +403,30 @@ func (c *Conn) Restart(ctx context.Context, unit string) error {
 
 // awaitJob has a job made for a unit, and waits for its result.
 func (c *Conn) awaitJob(ctx context.Context, enqueue func(ctx context.Context, unit, mode string, done chan<- string) (int, error), unit string) (result string, err error) {
-	done := make(chan string, 1)
-	if _, err := enqueue(ctx, unit, "replace", done); err != nil {
+	signals := make(chan *dbus.Signal, 64)
+	c.Bus.Signal(signals)
+	defer c.Bus.RemoveSignal(signals)
+	if err := c.Subscribe(); err != nil {
 		return "", err
 	}
-	select {
-	case result := <-done:
-		return result, nil
-	case <-c.Bus.Context().Done():
-		return "", ErrBusGone
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
+	job, err := enqueue(ctx, unit, "replace", nil)
+	if err != nil {
+		return "", err
+	}
+	for {
+		select {
+		case signal, open := <-signals:
+			if !open {
+				return "", ErrBusGone
+			}
+			if result, ended := jobResult(signal, job); ended && c.owner.Sent(ctx, signal) {
+				return result, nil
+			}
+		case <-c.Bus.Context().Done():
+			return "", ErrBusGone
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ func (c *Client) Instance(ctx context.Context, name, method string, reply any) e
 	err := varlink.Call(ctx, filepath.Join(c.Runtime, registrySocket), "io.systemd.Machine.List", map[string]any{"name": name}, &machine)
 	var refused *varlink.Error
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.As(err, &refused) && refused.Name == "io.systemd.Machine.NoSuchMachine":
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.As(err, &refused): // what is wrong with the name the bus tells
 		return ErrNoInstance
 	case err != nil:
 		return fmt.Errorf("asking who controls machine %s: %w", name, err)

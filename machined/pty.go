@@ -48,6 +48,7 @@ func (c *Client) Gone(ctx context.Context, name string) (<-chan struct{}, error)
 		return nil, err
 	}
 	registry := bussender.Of(c.conn, busName)
+	registry.Ask(ctx)
 	go func() {
 		defer close(gone)
 		for signal := range signals { // which ends with the connection

@@ -150,7 +150,7 @@ func freeze(ctx context.Context, name string) (resume func(), err error) {
 		return nil, err
 	}
 	unit, runs, err := host.systemd.MachineUnit(ctx, name)
-	if err == nil && !runs {
+	if err == nil && (!runs || unit.Restarting) {
 		return host.close, nil
 	}
 	if err == nil {

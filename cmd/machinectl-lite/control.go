@@ -152,13 +152,21 @@ func freezeCommand(verb, method, short, long, example string, do func(c *dbus.Co
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				err := host.instance(cmd.Context(), name, method, func() error {
+				byUnit := func() error {
 					unit, err := host.unitOf(cmd.Context(), name)
 					if err == nil {
 						err = do(host.systemd, cmd.Context(), unit.Name)
 					}
 					return err
-				})
+				}
+				_, ours, err := host.systemd.MachineUnit(cmd.Context(), name)
+				switch {
+				case err != nil:
+				case ours:
+					err = byUnit()
+				default:
+					err = host.instance(cmd.Context(), name, method, byUnit)
+				}
 				if err != nil {
 					return fmt.Errorf("could not %s machine: %w", verb, err)
 				}
@@ -190,7 +198,11 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 			}
 			defer host.close()
 			// All are followed before the first is waited for: how one ended is forgotten when nobody follows it.
-			var waits []func() error
+			type end struct {
+				status string
+				err    error
+			}
+			var ends []chan end
 			var failed failures
 			for _, name := range names {
 				wait, err := until(host, cmd.Context(), name)
@@ -198,14 +210,20 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 					failed = append(failed, fmt.Errorf("could not wait for machine: %w", err))
 					continue
 				}
-				waits = append(waits, wait)
+				ended := make(chan end, 1)
+				go func() {
+					status, err := wait()
+					ended <- end{status, err}
+				}()
+				ends = append(ends, ended)
 			}
-			for _, wait := range waits {
-				if err := wait(); err != nil {
-					failed = append(failed, fmt.Errorf("could not wait for machine: %w", err))
+			for _, ended := range ends { // in the order of their names
+				e := <-ended
+				if e.err == nil && e.status != "" {
+					_, e.err = fmt.Println(e.status)
 				}
-				if cmd.Context().Err() != nil {
-					break
+				if e.err != nil {
+					failed = append(failed, fmt.Errorf("could not wait for machine: %w", e.err))
 				}
 			}
 			return failed.orNil()
@@ -216,14 +234,14 @@ signal n ended it. With --condition=running, wait until it runs; with --conditio
 	return cmd
 }
 
-// conditions are what a machine is waited for to be. Each begins to follow it, and gives what waits.
-var conditions = map[string]func(*host, context.Context, string) (func() error, error){
+// conditions are what a machine is waited for to be. Each begins to follow it, and gives what waits, and then what is to be printed.
+var conditions = map[string]func(*host, context.Context, string) (func() (string, error), error){
 	"stopped": (*host).followEnd,
-	"running": func(h *host, ctx context.Context, name string) (func() error, error) {
-		return func() error { return h.awaitStart(ctx, name) }, nil
+	"running": func(h *host, ctx context.Context, name string) (func() (string, error), error) {
+		return func() (string, error) { return "", h.awaitStart(ctx, name) }, nil
 	},
-	"healthy": func(h *host, ctx context.Context, name string) (func() error, error) {
-		return func() error { return h.awaitHealth(ctx, name) }, nil
+	"healthy": func(h *host, ctx context.Context, name string) (func() (string, error), error) {
+		return func() (string, error) { return "", h.awaitHealth(ctx, name) }, nil
 	},
 }
 
@@ -322,21 +340,18 @@ func (h *host) unitOf(ctx context.Context, name string) (dbus.Unit, error) {
 // pollInterval is between two looks at what no signal tells of.
 const pollInterval = 100 * time.Millisecond
 
-// followEnd follows a machine, and gives what waits for its end and prints how one of nspawnd's ended: also of one that has, as far as that is known.
-func (h *host) followEnd(ctx context.Context, name string) (wait func() error, err error) {
+// followEnd follows a machine, and gives what waits for its end and then gives the exit status of one of nspawnd's: also of one that has ended, as far as that is known.
+func (h *host) followEnd(ctx context.Context, name string) (wait func() (status string, err error), err error) {
 	unit, ours, err := h.systemd.MachineUnit(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if ours {
 		service, err := h.systemd.Follow(ctx, unit.Name)
-		return func() error {
+		return func() (string, error) {
 			defer service.Release(ctx) // its name is free again, while we wait for others
 			status, err := service.Wait(ctx)
-			if err == nil {
-				_, err = fmt.Println(status)
-			}
-			return err
+			return strconv.Itoa(status), err
 		}, err
 	}
 	_, err = h.machined.Get(ctx, name)
@@ -347,11 +362,11 @@ func (h *host) followEnd(ctx context.Context, name string) (wait func() error, e
 			if end.result == "" {
 				status, _ = end.status()
 			}
-			return func() error { _, err := fmt.Println(status); return err }, nil
+			return func() (string, error) { return strconv.Itoa(status), nil }, nil
 		}
 	}
-	return func() error {
-		return poll(ctx, func() (bool, error) {
+	return func() (string, error) {
+		return "", poll(ctx, func() (bool, error) {
 			_, err := h.machined.Get(ctx, name)
 			if errors.Is(err, machined.ErrNoSuchMachine) {
 				return true, nil

@@ -124,12 +124,7 @@ func followOnce(ctx context.Context, e *eventPrinter, running *map[string]bool) 
 	host := newHost(conn, false)
 	e.ask(ctx, host)
 	if *running != nil {
-		go func() { // machined may take its time to come back
-			if registered, err := host.machined.List(ctx); err == nil {
-				e.compareOthers(registered)
-			}
-		}()
-		return conn.Events(ctx, *running, e.machine)
+		return conn.Events(ctx, *running, e.machine, func() { go e.compareOthers(ctx, host) })
 	}
 	names, _, err := conn.Machines(ctx)
 	if err != nil {
@@ -144,7 +139,7 @@ func followOnce(ctx context.Context, e *eventPrinter, running *map[string]bool) 
 	for _, name := range names {
 		(*running)[name] = true
 	}
-	return conn.Events(ctx, *running, e.machine)
+	return conn.Events(ctx, *running, e.machine, func() {})
 }
 
 // ask has the printer ask this host.
@@ -170,11 +165,15 @@ func (e *eventPrinter) noteOthers(registered []machined.Summary) {
 	}
 }
 
-// compareOthers tells of what began and ended while nobody was asked.
-func (e *eventPrinter) compareOthers(registered []machined.Summary) {
+// compareOthers tells of what began and ended while nobody told. machined may take its time to come back.
+func (e *eventPrinter) compareOthers(ctx context.Context, h *host) {
 	e.mutex.Lock()
 	before := maps.Clone(e.others)
 	e.mutex.Unlock()
+	registered, err := h.machined.List(ctx)
+	if err != nil {
+		return
+	}
 	now := map[string]bool{}
 	for _, m := range registered {
 		now[m.Name] = true
@@ -183,7 +182,7 @@ func (e *eventPrinter) compareOthers(registered []machined.Summary) {
 		}
 	}
 	for name := range before {
-		if !now[name] {
+		if _, err := h.machined.Get(ctx, name); !now[name] && errors.Is(err, machined.ErrNoSuchMachine) {
 			e.machine(dbus.Event{Time: time.Now(), Kind: "gone", Machine: name})
 		}
 	}

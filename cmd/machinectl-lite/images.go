@@ -273,13 +273,6 @@ func timestamp(t time.Time) string {
 	return t.Local().Format("Mon 2006-01-02 15:04:05 MST")
 }
 
-func rfc3339(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
-}
-
 // bytesWords gives a size as systemd does: powers of 1024, cut after one digit behind the point, unless that is 0.
 func bytesWords(n int64) string {
 	const units = "BKMGTPE"

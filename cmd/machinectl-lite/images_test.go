@@ -63,7 +63,7 @@ func TestImageTable(t *testing.T) {
 		t.Error(diff)
 	}
 	programs := []string{
-		"registry.test:5000/demo/x:1", "oci", "no", "83886080", "2001-01-01T00:00:00Z", "2001-09-09T01:46:40Z",
+		"registry.test:5000/demo/x:1", "oci", "false", "83886080", "978307200000000", "1000000000000000",
 		"signedBy 0123456789ABCDEF0123456789ABCDEF01234567", string(image.DigestOf(nil)),
 	}
 	if diff := cmp.Diff([][]string{programs}, imageTable(store, []*image.Image{img}, nil, true).rows); diff != "" {

@@ -38,7 +38,7 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 		ValidArgsFunction: completeKept,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if !options.own() || by == vmspawn { // kept machines are this host's system's, and no virtual machines
-				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), by, name, false) })
+				return forEachMachine(cmd.Context(), names, func(host *host, name string) error { return host.startImage(cmd.Context(), by, name, "") })
 			}
 			store, err := image.Open(storeRoot)
 			if err != nil {
@@ -55,9 +55,6 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 				return fmt.Errorf("kept machine %s: %w", names[0], err)
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				if _, err := os.Lstat(store.KeptDir(name)); errors.Is(err, fs.ErrPermission) {
-					return fmt.Errorf("kept machine %s: %w", name, err)
-				}
 				if image.IsKept(store.KeptDir(name)) {
 					if runsAlready(cmd.Context(), name) {
 						return nil
@@ -74,7 +71,7 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 					}
 					return nil
 				}
-				return host.startImage(cmd.Context(), by, name, true)
+				return host.startImage(cmd.Context(), by, name, store.KeptDir(name))
 			})
 		},
 	}
@@ -93,13 +90,16 @@ func runsAlready(ctx context.Context, name string) bool {
 	return runs && err == nil && unit.ActiveState == "active"
 }
 
-// startImage starts an image in /var/lib/machines, whose name might have been a kept machine's too.
-func (h *host) startImage(ctx context.Context, by runner, name string, orKept bool) error {
+// startImage starts an image in /var/lib/machines. Its name might have been a kept machine's too, with this directory; "": there is none.
+func (h *host) startImage(ctx context.Context, by runner, name, kept string) error {
 	err := h.machined.FindImage(ctx, name)
 	switch {
-	case errors.Is(err, machined.ErrNoSuchImage) && !orKept:
+	case errors.Is(err, machined.ErrNoSuchImage) && kept == "":
 		return fmt.Errorf("there is no image %s", name)
 	case errors.Is(err, machined.ErrNoSuchImage):
+		if _, err := os.Lstat(kept); errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("kept machine %s: %w", name, err)
+		}
 		return fmt.Errorf("there is neither a kept machine %s nor an image in /var/lib/machines of that name", name)
 	case err == nil:
 		err = h.systemd.StartUnit(ctx, by.unit(name))

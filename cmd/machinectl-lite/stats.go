@@ -122,6 +122,9 @@ func (h *host) sample(ctx context.Context, name string) (sample, error) {
 	if properties, err := h.machined.Get(ctx, name); err == nil {
 		leader, group = properties.Leader, path.Join(group, properties.Subgroup)
 	}
+	if group == "" { // the root's is the host's
+		return sample{}, fmt.Errorf("%s has no process at the moment", name)
+	}
 	s := sample{name: name, at: time.Now()}
 	if s.Usage, err = cgroup.ReadUsage(filepath.Join("/sys/fs/cgroup", group)); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
 		err = fmt.Errorf("%s has ended", name)

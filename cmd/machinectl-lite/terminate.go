@@ -30,16 +30,19 @@ when systemd has taken the order; it does not wait for the end.`,
 
 // terminate stops the unit of a machine, also of one of ours that machined does not know.
 func (h *host) terminate(ctx context.Context, name string) error {
+	byMachined := func() error { return h.machined.Terminate(ctx, name) }
 	unit, ours, err := h.systemd.MachineUnit(ctx, name)
-	if ours && err == nil {
-		err = h.thaw(ctx, unit)
-	}
-	if err != nil {
-		return fmt.Errorf("could not terminate machine: %w", err)
-	}
-	err = h.instance(ctx, name, "Terminate", func() error { return h.machined.Terminate(ctx, name) })
-	if unknown(err) && ours {
-		err = h.systemd.BeginStop(ctx, unit.Name)
+	switch {
+	case err != nil:
+	case !ours:
+		err = h.instance(ctx, name, "Terminate", byMachined)
+	default:
+		if err = h.thaw(ctx, unit); err == nil {
+			err = byMachined()
+		}
+		if unknown(err) {
+			err = h.systemd.BeginStop(ctx, unit.Name)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("could not terminate machine: %w", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -410,10 +411,13 @@ func (e *exportFile) finish(err error) error {
 	case err == nil:
 		err = os.Rename(e.file.Name(), e.target)
 	case errors.Is(err, errInBackground):
-		if unix.Renameat2(unix.AT_FDCWD, e.file.Name(), unix.AT_FDCWD, e.target, unix.RENAME_NOREPLACE) != nil {
+		linked := os.Link(e.file.Name(), e.target) // which replaces nothing, also where renameat2(2) can't be told that
+		switch {
+		case errors.Is(linked, fs.ErrExist):
 			return fmt.Errorf("%s stays as it is; what is not complete goes on in %s", e.target, e.file.Name())
+		case linked != nil:
+			return fmt.Errorf("it goes on in %s: %w", e.file.Name(), linked)
 		}
-		return err
 	}
 	if err != nil {
 		os.Remove(e.file.Name())

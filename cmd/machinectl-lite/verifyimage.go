@@ -45,7 +45,7 @@ no fault.`,
 }
 
 func verifyImages(ctx context.Context, names []string, policyOnly, repair bool) error {
-	t := table{header: []string{"NAME", "TRUST", "SIGNER", "RULE", "CHECKED", "RESULT"}}
+	t := table{header: []string{"NAME", "TRUST", "SIGNER", "RULE", "CHECKED", "RESULT"}, values: []string{"CHECKED"}}
 	var faulty failures
 	err := forEachStored(names, func(store *image.Store, img *image.Image) error {
 		faults := verifyImage(ctx, store, img, policyOnly, repair)
@@ -53,10 +53,7 @@ func verifyImages(ctx context.Context, names []string, policyOnly, repair bool) 
 		if faults != nil {
 			result = "FAILED"
 		}
-		checked := rfc3339(trust.Time)
-		if options.jsonLayout() == "" {
-			checked = timestamp(trust.Time)
-		}
+		checked := cellsFor(options.jsonLayout() != "").when(trust.Time)
 		t.rows = append(t.rows, []string{img.Reference.String(), string(trust.Kind), trust.Signer, trust.Rule, checked, result})
 		faulty = append(faulty, faults...)
 		return nil

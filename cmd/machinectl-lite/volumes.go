@@ -26,9 +26,9 @@ func listVolumesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := table{header: []string{"NAME", "CREATED", "MACHINES"}}
+			t := table{header: []string{"NAME", "CREATED", "MACHINES"}, values: []string{"CREATED"}}
 			for _, v := range volumes {
-				t.rows = append(t.rows, []string{v.Name, created(v), strings.Join(v.Users, " ")})
+				t.rows = append(t.rows, []string{v.Name, cellsFor(options.jsonLayout() != "").when(v.Created), strings.Join(v.Users, " ")})
 			}
 			return t.show("volumes")
 		},
@@ -50,7 +50,8 @@ the machines that have it.`,
 				return err
 			}
 			var failed failures
-			t := table{header: []string{"NAME", "SIZE", "CREATED", "MACHINES", "PATH"}, values: []string{"SIZE"}}
+			t := table{header: []string{"NAME", "SIZE", "CREATED", "MACHINES", "PATH"}, values: []string{"SIZE", "CREATED"}}
+			c := cellsFor(options.jsonLayout() != "")
 			for _, name := range names {
 				i := slices.IndexFunc(volumes, func(v image.Volume) bool { return v.Name == name })
 				if i < 0 {
@@ -58,8 +59,7 @@ the machines that have it.`,
 					continue
 				}
 				v := volumes[i]
-				size := cellsFor(options.jsonLayout() != "").size(image.DiskUsage(v.Path))
-				t.rows = append(t.rows, []string{v.Name, size, created(v), strings.Join(v.Users, " "), v.Path})
+				t.rows = append(t.rows, []string{v.Name, c.size(image.DiskUsage(v.Path)), c.when(v.Created), strings.Join(v.Users, " "), v.Path})
 			}
 			if len(t.rows) > 0 {
 				if err := t.show("volumes"); err != nil {
@@ -147,14 +147,6 @@ func storedVolumes() ([]image.Volume, error) {
 		return nil, err
 	}
 	return store.Volumes()
-}
-
-// created is when a volume was made, as list-images shows times.
-func created(v image.Volume) string {
-	if options.jsonLayout() != "" {
-		return rfc3339(v.Created)
-	}
-	return timestamp(v.Created)
 }
 
 // volumeNames wants at least one name that a volume may have.

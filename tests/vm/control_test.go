@@ -29,7 +29,9 @@ func TestControl(t *testing.T) {
 			// One that was waited for and starts again is not the next one.
 			outcome{start("one", "", "trap") + start("two", "", "trap") + "machinectl-lite wait one two > /tmp/waited & waiting=$!; sleep 2; machinectl-lite stop one; await grep -q 0 /tmp/waited; nspawnd-run --name one " + tiny +
 				" exit 3; sleep 0.5; machinectl-lite kill -s KILL two; wait $waiting; cat /tmp/waited; systemctl reset-failed nspawnd-two", 0, "0\n137\n", ""},
-			// Each has its own status, in whatever order they end; one that has ended, what is known of it.
+			// Each has its own status, in whatever order they end, and lets go of its name then; one that has ended, what is known of it.
+			outcome{start("one", "", "trap") + start("two", "", "trap") + "machinectl-lite wait one two > /tmp/waited & waiting=$!; await sh -c 'for m in one two; do systemctl show -P Refs nspawnd-$m | grep -q :; done'; machinectl-lite stop two; await nspawnd-run --name two " + tiny +
+				" exit 0; machinectl-lite kill -s KILL one; wait $waiting; cat /tmp/waited; systemctl reset-failed nspawnd-one", 0, "137\n0\n", ""},
 			outcome{sh("first", "", "sleep 4; exit 3") + sh("second", "", "sleep 2; exit 4") + "machinectl-lite wait first second nosuch; await systemctl is-failed -q nspawnd-first nspawnd-second; machinectl-lite wait second; systemctl reset-failed nspawnd-first nspawnd-second", 0, "3\n4\n4\n",
 				"machinectl-lite: could not wait for machine: No machine 'nosuch' known\n"},
 			// Between two runs a machine is one that can be stopped; and the limit of starts is its own, which is none.

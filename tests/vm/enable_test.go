@@ -50,6 +50,7 @@ func TestEnable(t *testing.T) {
 			outcome{"machinectl-lite enable -q --now tree; journalctl -q -u systemd-nspawn@tree | grep -c Starting", 0, "3\n", "/^$|starting systemd-nspawn@tree.service: failed/"},
 			outcome{"machinectl-lite disable -q --now tree && ls /etc/systemd/system/machines.target.wants 2>/dev/null", 2, "", ""},
 			outcome{"machinectl-lite set-limit tree foo", 1, "", "machinectl-lite: set-limit: \"foo\" is not a size\n"},
+			outcome{"machinectl-lite poweroff no_such", 1, "", "/^machinectl-lite: could not stop machine: .*no_such.*\n$/"},
 			outcome{"machinectl-lite enable nosuch", 1, "", "/^machinectl-lite: could not enable machine: nosuch: No image 'nosuch' known\n$/"},
 			outcome{"machinectl-lite cat nosuch", 1, "", "machinectl-lite: no settings file found for machine \"nosuch\"\n"},
 		)

@@ -45,7 +45,7 @@ func TestPoolImages(t *testing.T) {
 
 			outcome{"machinectl-lite list-images -o json | jq -c 'map(select(.name == \"tree\"))[0] | [(.ro, .created, .usage | type)], keys' | head -1", 0, "/^\\[\"boolean\",\"number\",\"(number|null)\"\\]\n$/", ""},
 			// Without machined there is the store.
-			outcome{"machinectl-lite pull-oci -q " + tiny + " > /dev/null; systemctl mask --runtime --now -q systemd-machined; machinectl-lite list-images --no-legend | cut -d' ' -f1; machinectl-lite clean; machinectl-lite list --no-legend; nspawnd-run -d --name unlisted " + tiny + " trap; machinectl-lite list --no-legend; machinectl-lite stop unlisted; machinectl-lite remove tree; systemctl unmask --runtime -q systemd-machined", 0,
+			outcome{"machinectl-lite pull-oci -q " + tiny + " > /dev/null; systemctl mask --runtime --now -q systemd-machined; machinectl-lite list-images --no-legend | cut -d' ' -f1; machinectl-lite clean; machinectl-lite list --no-legend; nspawnd-run -d --name unlisted " + tiny + " trap; machinectl-lite list --no-legend; machinectl-lite pause unlisted; machinectl-lite resume unlisted; machinectl-lite terminate unlisted; await sh -c '! systemctl -q is-active nspawnd-unlisted'; machinectl-lite remove tree; systemctl unmask --runtime -q systemd-machined", 0,
 				"/^" + stored + "\nunlisted\nunlisted +container nspawnd .*\n$/", "/^machinectl-lite: image .*tree.*: not in the store/"},
 		)
 	})
