@@ -313,10 +313,10 @@ func (h *host) suspended(ctx context.Context, name, class string) bool {
 }
 
 // unregistered gives the unit of a machine of nspawnd that runs, though machined says that it does not know it, or this error of machined's.
-func (h *host) unregistered(ctx context.Context, name string, unknown error) (dbus.Unit, error) {
+func (h *host) unregistered(ctx context.Context, name string, notKnown error) (dbus.Unit, error) {
 	unit, runs, err := h.systemd.MachineUnit(ctx, name)
 	if err == nil && !runs {
-		err = unknown
+		err = notKnown
 	}
 	return unit, err
 }
