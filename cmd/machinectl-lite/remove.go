@@ -63,9 +63,12 @@ tried, also when it failed for one before. An image of systemd-nspawn is removed
 			if ours {
 				machines, err := sweepMachines(cmd.Context(), store)
 				removed = append(removed, machines...)
-				if err != nil {
+				switch {
+				case err != nil && removed == nil:
+					return err
+				case err != nil:
 					failed = append(failed, err)
-				} else {
+				default:
 					rest, errs := store.Remove(cmd.Context(), refs)
 					removed, failed = append(removed, rest...), append(failed, errs...)
 				}
@@ -101,6 +104,9 @@ It can run at any time, beside pulls and starts.` + aboutThere,
 				return err
 			}
 			removed, err := sweepMachines(cmd.Context(), store)
+			if err != nil && removed == nil {
+				return err
+			}
 			if err == nil {
 				var rest []image.Removed
 				rest, err = store.Clean(cmd.Context(), options.all)

@@ -201,12 +201,16 @@ func TestMachinectlOurMachines(t *testing.T) {
 		})
 		t.Run("status", func(t *testing.T) {
 			for _, name := range []string{"my-web", "lost"} {
+				unit := "nspawnd-" + strings.ReplaceAll(name, "-", `\x2d`) + ".service"
+				m.Eventually("its first words are in the journal", func() bool {
+					return strings.Contains(m.Run("journalctl", "--quiet", "--output=cat", "--unit="+unit).Stdout, "the first words")
+				})
 				got := m.Must("machinectl-lite", "status", name)
 				for _, want := range []string{
 					name + "\n\t   Since: ", "\t  Leader: ", " (sleep)\n",
 					"\t Service: nspawnd; class container\n",
 					"\t   Image: registry.test:5000/demo/nginx:latest\n",
-					"\t    Unit: nspawnd-" + strings.ReplaceAll(name, "-", `\x2d`) + ".service\n\t\t  └─",
+					"\t    Unit: " + unit + "\n\t\t  └─",
 					"sleep 1d\n", "the first words of " + name + "\n",
 				} {
 					if !strings.Contains(got, want) {
