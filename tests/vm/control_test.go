@@ -35,9 +35,10 @@ func TestControl(t *testing.T) {
 			outcome{sh("first", "", "sleep 4; exit 3") + sh("second", "", "sleep 2; exit 4") + "machinectl-lite wait first second nosuch; await systemctl is-failed -q nspawnd-first nspawnd-second; machinectl-lite wait second; systemctl reset-failed nspawnd-first nspawnd-second", 0, "3\n4\n4\n",
 				"machinectl-lite: could not wait for machine: No machine 'nosuch' known\n"},
 			// Between two runs a machine is one that can be stopped; and the limit of starts is its own, which is none.
-			outcome{sh("again", "--restart always", "exit 7") + `await sh -c '[ $(systemctl show -P NRestarts nspawnd-again) -ge 6 ]'; await sh -c 'machinectl-lite list --no-legend -o wide | grep -q "^again .* activating "'
-				await machinectl-lite status -n 0 again > /dev/null; machinectl-lite stop again; machinectl-lite list --no-legend; systemctl reset-failed nspawnd-again 2> /dev/null || :`, 0, "", ""},
-			outcome{start("cold", "", "trap") + "for verb in stop terminate restart; do machinectl-lite pause cold; machinectl-lite $verb cold; await sh -c '[ $(systemctl show -P FreezerState nspawnd-cold) = running ]'; [ $verb = restart ] || { await sh -c '! systemctl -q is-active nspawnd-cold'; " +
+			outcome{sh("again", "--restart always", "exit 7") + `await sh -c '[ $(systemctl show -P NRestarts nspawnd-again) -ge 6 ]'; systemctl stop nspawnd-again; systemctl reset-failed nspawnd-again 2> /dev/null || :`, 0, "", ""},
+			outcome{sh("rests", "--restart always -p RestartSec=300 -p RestartSteps=0", "exit 7") + `await sh -c 'machinectl-lite list --no-legend -o wide | grep -q "^rests .* activating "'
+				machinectl-lite status -n 0 rests > /dev/null; machinectl-lite stop rests; machinectl-lite list --no-legend; systemctl reset-failed nspawnd-rests 2> /dev/null || :`, 0, "", ""},
+			outcome{start("cold", "", "trap") + "for verb in stop terminate restart; do machinectl-lite pause cold; machinectl-lite $verb cold; await sh -c '[ $(systemctl show -P FreezerState nspawnd-cold) = running ]'; [ $verb = restart ] || { await sh -c '[ $(systemctl show -P ActiveState nspawnd-cold) = inactive ]'; " +
 				start("cold", "", "trap") + " }; done; machinectl-lite stop cold", 0, "", ""},
 			outcome{"machinectl-lite kill --signal=list | sed -n '1p; /SIGTERM/p'; machinectl-lite kill -s help --no-legend | wc -l", 0, "SIGNAL NAME\n    15 SIGTERM\n64\n", ""},
 			outcome{"machinectl-lite logs nosuch; machinectl-lite top .host", 1, "", "machinectl-lite: nosuch: no machine of that name runs, and the journal has nothing of one\nmachinectl-lite: could not get processes of machine: .host is this host; top(1) shows its processes\n"},
