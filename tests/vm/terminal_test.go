@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,11 +34,16 @@ func (m *Machine) dialog(t *testing.T, columns uint16, script string) *dialog {
 	t.Helper()
 	d := &dialog{t: t, cmd: m.Command("bash", "-c", script), ended: make(chan struct{})}
 	d.cmd.Env = append(d.cmd.Env, "TERM=xterm-256color")
-	var err error
-	if d.tty, err = pty.StartWithSize(d.cmd, &pty.Winsize{Rows: 24, Cols: columns}); err != nil {
+	// A new terminal is as any other; of this one the command may change it before it is looked at.
+	controller, terminal, err := pty.Open()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if d.before, err = unix.IoctlGetTermios(int(d.tty.Fd()), unix.TCGETS); err != nil {
+	d.before, err = unix.IoctlGetTermios(int(controller.Fd()), unix.TCGETS)
+	if err = errors.Join(err, controller.Close(), terminal.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if d.tty, err = pty.StartWithSize(d.cmd, &pty.Winsize{Rows: 24, Cols: columns}); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
