@@ -48,7 +48,7 @@ func killCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--signal: %w", err)
 			}
-			if err := oneOf(new(string), whom, []string{"leader", "supervisor", "all"}); err != nil {
+			if err := oneOf(new(string), whom, killWhom); err != nil {
 				return fmt.Errorf("--kill-whom: %w", err)
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
@@ -61,10 +61,13 @@ func killCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&whom, "kill-whom", "all", "Send it to the `leader`, to the process that supervises it (supervisor; systemd 262) or to all processes")
 	cmd.Flags().StringVarP(&number, "signal", "s", "TERM", "Send this `signal`, by name or number; list shows them")
-	completeFlag(cmd, "kill-whom", "leader", "supervisor", "all")
+	completeFlag(cmd, "kill-whom", killWhom...)
 	completeFlag(cmd, "signal", signalTable().column(1)...)
 	return cmd
 }
+
+// killWhom are the processes of a machine that machined sends signals to.
+var killWhom = []string{"leader", "supervisor", "all"}
 
 // listsSignals says whether a signal's name asks for their list, as machinectl has it.
 func listsSignals(name string) bool { return name == "list" || name == "help" }
@@ -152,20 +155,19 @@ func freezeCommand(verb, method, short, long, example string, do func(c *dbus.Co
 		ValidArgsFunction: completeMachines,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
-				byUnit := func() error {
-					unit, err := host.unitOf(cmd.Context(), name)
-					if err == nil {
-						err = do(host.systemd, cmd.Context(), unit.Name)
-					}
-					return err
-				}
-				_, ours, err := host.systemd.MachineUnit(cmd.Context(), name)
+				unit, ours, err := host.systemd.MachineUnit(cmd.Context(), name)
 				switch {
 				case err != nil:
 				case ours:
-					err = byUnit()
+					err = do(host.systemd, cmd.Context(), unit.Name)
 				default:
-					err = host.instance(cmd.Context(), name, method, byUnit)
+					err = host.instance(cmd.Context(), name, method, func() error {
+						unit, err := host.unitOf(cmd.Context(), name)
+						if err == nil {
+							err = do(host.systemd, cmd.Context(), unit.Name)
+						}
+						return err
+					})
 				}
 				if err != nil {
 					return fmt.Errorf("could not %s machine: %w", verb, err)

@@ -44,7 +44,14 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 			if err != nil {
 				return err
 			}
-			if len(names) == 1 && image.IsKept(store.KeptDir(names[0])) && !runsAlready(cmd.Context(), names[0]) {
+			if len(names) == 1 && image.IsKept(store.KeptDir(names[0])) {
+				if host, err := connect(cmd.Context()); err == nil { // nspawnd-run says what is wrong with the bus
+					active := host.active(cmd.Context(), names[0])
+					host.close()
+					if active {
+						return nil
+					}
+				}
 				run, err := keptCommand(cmd.Context(), store, names[0])
 				if err == nil {
 					err = os.Chdir(run.Dir)
@@ -56,7 +63,7 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 			}
 			return forEachMachine(cmd.Context(), names, func(host *host, name string) error {
 				if image.IsKept(store.KeptDir(name)) {
-					if runsAlready(cmd.Context(), name) {
+					if host.active(cmd.Context(), name) {
 						return nil
 					}
 					run, err := keptCommand(cmd.Context(), store, name)
@@ -79,14 +86,9 @@ Exit status: 0, 1, or for one kept machine that of nspawnd-run(1), 125.`,
 	return cmd
 }
 
-// runsAlready says whether a machine of nspawnd runs, as far as that can be known.
-func runsAlready(ctx context.Context, name string) bool {
-	host, err := connect(ctx)
-	if err != nil {
-		return false
-	}
-	defer host.close()
-	unit, runs, err := host.systemd.MachineUnit(ctx, name)
+// active says whether a machine of nspawnd runs, as far as that can be known.
+func (h *host) active(ctx context.Context, name string) bool {
+	unit, runs, err := h.systemd.MachineUnit(ctx, name)
 	return runs && err == nil && unit.ActiveState == "active"
 }
 

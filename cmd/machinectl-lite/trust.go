@@ -215,10 +215,7 @@ func trustListCommand() *cobra.Command {
 			if err := t.show("keys"); err != nil {
 				return err
 			}
-			if failed != nil {
-				return failed
-			}
-			return nil
+			return failed.orNil()
 		},
 	}
 }

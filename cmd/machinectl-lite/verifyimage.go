@@ -69,10 +69,7 @@ func verifyImages(ctx context.Context, names []string, policyOnly, repair bool) 
 			return err
 		}
 	}
-	if faulty != nil {
-		return faulty
-	}
-	return nil
+	return faulty.orNil()
 }
 
 // verifyImage returns what is wrong with an image, and stores why it is accepted if that has to be known anew.

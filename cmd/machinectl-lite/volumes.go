@@ -66,10 +66,7 @@ the machines that have it.`,
 					return err
 				}
 			}
-			if failed != nil {
-				return failed
-			}
-			return nil
+			return failed.orNil()
 		},
 	}
 }
@@ -93,10 +90,7 @@ func createVolumeCommand() *cobra.Command {
 					failed = append(failed, err)
 				}
 			}
-			if failed != nil {
-				return failed
-			}
-			return nil
+			return failed.orNil()
 		},
 	}
 }
@@ -126,10 +120,7 @@ tried, also when it failed for one before. Nothing else removes a volume, clean 
 			for _, err := range errs {
 				failed = append(failed, noVolume(err))
 			}
-			if failed != nil {
-				return failed
-			}
-			return nil
+			return failed.orNil()
 		},
 	}
 }
